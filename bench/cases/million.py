@@ -1,0 +1,23 @@
+"""1,000,000 G's that each sleep for 1 s, all joined."""
+
+from __future__ import annotations
+
+from bench.model import Metric, Requirement, Run, Values
+from bench.peer import Peer
+
+TITLE = "1,000,000 G's sleeping 1 s"
+METRICS = (Metric("seconds", "s"), Metric("peak_gb", "GB at the peak"))
+# One round takes up to a minute and several GB for some peers.
+MAX_ROUNDS = 1
+
+
+def runs(quick: bool) -> list[Run]:
+    return [Run(2, {"count": 1_000_000, "seconds": 1.0})]
+
+
+def measure(peer: Peer, run: Run) -> Values:
+    return peer.call("million", run)
+
+
+def requirements() -> list[Requirement]:
+    return [Requirement("2 P", "peak_gb", 8.0)]

@@ -1,0 +1,114 @@
+/* bridge: the only C that knows Python. It runs the core's g's as greenlets and gives
+ * Python the fast door: builtins that park and switch in one call.
+ *
+ * A worker greenlet runs a fresh G and asks for the next when that ends; if it is a fresh
+ * one again it runs it in place, without a switch. A parking G switches straight to the
+ * next one. New workers are made by the hub (the thread's main greenlet) only, so that
+ * every worker's machine stack begins at the same depth. */
+#ifndef GMPY_BRIDGE_H
+#define GMPY_BRIDGE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+
+#ifndef Py_BEGIN_CRITICAL_SECTION /* before 3.13: the GIL does it */
+#define Py_BEGIN_CRITICAL_SECTION(op) {
+#define Py_END_CRITICAL_SECTION() }
+#endif
+
+#include "../chan.h"
+#include "../scheduler.h"
+
+/* The G object. `gp` is its slot in the core's slab until the object dies. */
+typedef struct PyG {
+    PyObject_HEAD
+    PyObject *weakrefs;
+    g *gp;
+    PyObject *fn, *args, *kwargs; /* until it ran */
+    PyObject *context;            /* its contextvars */
+    PyObject *name;
+    PyObject *result, *exc; /* one of them once done */
+    PyObject *greenlet;     /* the greenlet it is parked in */
+    PyObject *interrupt;    /* exception to raise in its next park; under lock */
+    PyObject *locals;       /* dict of per-G state, made on demand */
+    mutex lock;
+    _Atomic bool done;
+    bool notify; /* tell run() when it has ended: it is main */
+    bool seen; /* somebody asked for the result or the exception */
+    waitq joiners;
+} PyG;
+
+/* What the bridge knows of an M: m->host. */
+typedef struct mhost {
+    m *mp;
+    PyThreadState *tstate; /* NULL once the thread is about to end; under lock */
+    mutex lock;            /* sysmon reads tstate under it */
+    PyObject *hub;
+    PyObject *idle;   /* list of idle worker greenlets */
+    g *pending;       /* the fresh g for the worker that is switched to */
+    _Atomic uint32_t no_preempt; /* >0: its G's mustn't be preempted now */
+    _Atomic bool monitor_asked;
+} mhost;
+
+/* ---- who is calling */
+static inline g *current_g(void) {
+    m *mp = sched_self;
+    return mp ? load_relaxed(&mp->cur) : NULL;
+}
+static inline PyG *host_g(g *gp) { return (PyG *)gp->host; }
+
+/* A place to wait: the G's own, or the plain thread's. */
+typedef struct seat {
+    g *g;
+    parker *parker;
+    waiter *waiter;
+} seat;
+
+/* Fills in who waits. Raises RuntimeError where nobody can (a finalizer between two G's). */
+int seat_take(seat *s);
+
+/* ---- parking (pym.c). timeouts are in seconds; None waits for ever. */
+enum { PARK_ERROR = -1 };
+/* Sleeps until the wait that was begun on s ends: an enum wake_reason. PARK_ERROR with an
+ * exception set when it was interrupted (Cancelled, KeyboardInterrupt): the caller then
+ * takes its waiter out, as after a timeout. deadline 0: none. */
+int park(seat *s, int64_t deadline, uint8_t reason);
+/* Lets the others of this M run. -1 with an exception set if interrupted. */
+int yield_now(bool preempted);
+/* Python object -> deadline; 0 for None. -1 with an exception set. -2: no wait (<= 0). */
+int64_t deadline_from(PyObject *timeout);
+
+/* ---- modules of the bridge */
+int pym_init(PyObject *module);
+void py_m_main(m *mp);
+void py_detach(m *mp);
+void py_attach(m *mp);
+void interrupt_g(PyG *self, PyObject *exc); /* steals nothing */
+
+extern PyTypeObject *G_Type;
+int pyg_init(PyObject *module);
+void pyg_run(m *mp, g *gp);       /* runs a fresh G to its end */
+int pychan_init(PyObject *module);
+int pysync_init(PyObject *module);
+int pypoll_init(PyObject *module);
+int preempt_init(PyObject *module);
+enum host_state py_thread_state(m *mp);
+bool py_preempt(m *mp);
+
+extern PyObject *Cancelled, *ChanClosed, *DeadlockError;
+
+/* Anchor for the collector of free-threaded 3.14 (anchor.c). */
+int anchor_init(PyObject *module);
+static inline void anchor_note(g *gp, PyThreadState *ts) {
+#if defined(Py_GIL_DISABLED)
+    gp->frame = ts->current_frame;
+#else
+    (void)gp;
+    (void)ts;
+#endif
+}
+
+int arena_install(void);
+
+#endif

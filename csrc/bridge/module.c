@@ -1,0 +1,135 @@
+/* module.c: gmpy_rt._door, the fast door: ordinary CPython builtins in the same shared
+ * object that cffi builds (gmpy_rt._core). Loaded from there by gmpy_rt/_load.py. */
+#include "bridge.h"
+
+PyObject *Cancelled, *ChanClosed, *DeadlockError;
+static int wake_fd = -1; /* eventfd that run() waits on */
+
+static void on_idle(void) {
+    uint64_t one = 1;
+    if (wake_fd >= 0 && write(wake_fd, &one, sizeof one) < 0) return; /* full: it is awake */
+}
+
+static PyObject *door_start(PyObject *Py_UNUSED(module), PyObject *args) {
+    unsigned procs, policy;
+    if (!PyArg_ParseTuple(args, "IIi", &procs, &policy, &wake_fd)) return NULL;
+    host_ops ops = {
+        .m_main = py_m_main,
+        .detach = py_detach,
+        .attach = py_attach,
+        .state = py_thread_state,
+        .preempt = py_preempt,
+        .idle = on_idle,
+#ifdef Py_GIL_DISABLED
+        .spin = true,
+#endif
+    };
+    int err = sched_start(&ops, procs, policy);
+    if (err) {
+        errno = -err;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    Py_RETURN_NONE;
+}
+
+/* The runtime takes no new G's; ops.idle tells when the last has ended. */
+static PyObject *door_drain(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
+    store_seq(&S.draining, true);
+    return PyLong_FromUnsignedLongLong(sched_live());
+}
+
+static PyObject *door_stop(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
+    Py_BEGIN_ALLOW_THREADS
+    sched_stop();
+    Py_END_ALLOW_THREADS
+    wake_fd = -1;
+    Py_RETURN_NONE;
+}
+
+static PyObject *door_gomaxprocs(PyObject *Py_UNUSED(module), PyObject *arg) {
+    unsigned long n = PyLong_AsUnsignedLong(arg);
+    if (n == (unsigned long)-1 && PyErr_Occurred()) return NULL;
+    m *mp = sched_self;
+    if (mp) sched_enter(mp);
+    uint32_t old = sched_set_procs((uint32_t)n);
+    if (mp) sched_leave(mp);
+    return PyLong_FromUnsignedLong(old);
+}
+
+static PyObject *door_external(PyObject *Py_UNUSED(module), PyObject *arg) {
+    long by = PyLong_AsLong(arg);
+    if (by == -1 && PyErr_Occurred()) return NULL;
+    atomic_fetch_add(&S.external, (uint32_t)by);
+    Py_RETURN_NONE;
+}
+
+static PyObject *door_after_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
+    sched_after_fork();
+    wake_fd = -1;
+    Py_RETURN_NONE;
+}
+
+static PyObject *door_lock_m(PyObject *Py_UNUSED(module), PyObject *arg) {
+    m *mp = sched_self;
+    if (!mp) {
+        PyErr_SetString(PyExc_RuntimeError, "lock_os_thread() outside a G: call it in a function started by run() or go()");
+        return NULL;
+    }
+    long by = PyLong_AsLong(arg);
+    if (by == -1 && PyErr_Occurred()) return NULL;
+    if (by < 0 && mp->locks == 0) {
+        PyErr_SetString(PyExc_RuntimeError, "unlock_os_thread() without lock_os_thread()");
+        return NULL;
+    }
+    mp->locks += (int32_t)by;
+    mp->no_fresh = mp->locks > 0;
+    if (mp->no_fresh) { /* what waits in this P's queue is for others now */
+        sched_enter(mp);
+        sched_wakep();
+        sched_leave(mp);
+    }
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"start", door_start, METH_VARARGS, NULL},
+    {"drain", door_drain, METH_NOARGS, NULL},
+    {"stop", door_stop, METH_NOARGS, NULL},
+    {"gomaxprocs", door_gomaxprocs, METH_O, NULL},
+    {"external", door_external, METH_O, NULL},
+    {"after_fork", door_after_fork, METH_NOARGS, NULL},
+    {"lock_m", door_lock_m, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef def = {
+    PyModuleDef_HEAD_INIT, .m_name = "gmpy_rt._door", .m_size = -1, .m_methods = methods,
+    .m_doc = "The fast door into the scheduler core. Private: use gmpy_rt.",
+};
+
+static int add_exception(PyObject *module, PyObject **slot, const char *name, PyObject *base, const char *doc) {
+    char full[64];
+    snprintf(full, sizeof full, "gmpy_rt.%s", name);
+    *slot = PyErr_NewExceptionWithDoc(full, doc, base, NULL);
+    return *slot ? PyModule_AddObjectRef(module, name, *slot) : -1;
+}
+
+PyMODINIT_FUNC PyInit__door(void) {
+    PyObject *module = PyModule_Create(&def);
+    if (!module) return NULL;
+#ifdef Py_GIL_DISABLED
+    PyUnstable_Module_SetGIL(module, Py_MOD_GIL_NOT_USED);
+#endif
+    if (add_exception(module, &Cancelled, "Cancelled", PyExc_BaseException,
+                      "Raised in a G that was cancelled, where it parks.") < 0 ||
+        add_exception(module, &ChanClosed, "ChanClosed", PyExc_Exception,
+                      "A send on a closed channel, or a receive from a closed and drained one.") < 0 ||
+        add_exception(module, &DeadlockError, "DeadlockError", PyExc_RuntimeError,
+                      "Every G waits, and nothing is left that could wake one.") < 0 ||
+        arena_install() < 0 || pym_init(module) < 0 || pyg_init(module) < 0 || pychan_init(module) < 0 ||
+        pysync_init(module) < 0 || pypoll_init(module) < 0 || preempt_init(module) < 0 || anchor_init(module) < 0) {
+        Py_DECREF(module);
+        return NULL;
+    }
+    return module;
+}

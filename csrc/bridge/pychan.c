@@ -1,0 +1,379 @@
+/* pychan.c: Chan and select as Python sees them. A value in a channel is a strong
+ * reference on its way from the sender to the receiver. */
+#include "bridge.h"
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *weakrefs;
+    chan c;
+} PyChan;
+
+static PyTypeObject *Chan_Type;
+
+static PyObject *chan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"capacity", NULL};
+    Py_ssize_t cap = 0;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|n:Chan", names, &cap)) return NULL;
+    if (cap < 0 || cap > (1 << 30)) {
+        PyErr_Format(PyExc_ValueError, "capacity=%zd: a channel holds 0 (unbuffered) to 2**30 values", cap);
+        return NULL;
+    }
+    PyChan *self = (PyChan *)type->tp_alloc(type, 0);
+    if (self && !chan_init(&self->c, (uint32_t)cap)) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    return (PyObject *)self;
+}
+
+static PyObject *closed_error(const char *what) {
+    PyErr_Format(ChanClosed, "%s a closed channel; only its senders should close it, when they have sent all", what);
+    return NULL;
+}
+
+/* send/recv share: method(value?, timeout=None). -1 with an exception set. */
+static int parse_timeout(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, Py_ssize_t npos,
+                         PyObject **timeout, const char *name) {
+    Py_ssize_t nkw = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
+    *timeout = NULL;
+    if (nargs == npos + 1 && nkw == 0)
+        *timeout = args[npos];
+    else if (nargs == npos && nkw == 1 &&
+             PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "timeout") == 0)
+        *timeout = args[npos];
+    else if (nargs != npos || nkw) {
+        PyErr_Format(PyExc_TypeError, "%s() takes %sand an optional timeout", name, npos ? "a value " : "nothing ");
+        return -1;
+    }
+    return 0;
+}
+
+static int send_value(PyChan *self, PyObject *value, PyObject *timeout) {
+    enum chan_result r = chan_send(&self->c, Py_NewRef(value), NULL, NULL);
+    if (r == CHAN_DONE) return 0;
+    int64_t deadline = 0;
+    if (r == CHAN_FULL && timeout) {
+        deadline = deadline_from(timeout);
+        if (deadline == -1) goto fail;
+        if (deadline == -2) goto timed_out;
+    }
+    if (r == CHAN_FULL) {
+        seat s;
+        if (seat_take(&s) < 0) goto fail;
+        r = chan_send(&self->c, value, s.parker, s.waiter);
+        if (r == CHAN_DONE) return 0;
+        if (r == CHAN_PARKED) {
+            int why = park(&s, deadline, WAIT_CHAN_SEND);
+            if (why != WAKE_OK) {
+                chan_unwait(&self->c, s.waiter, true);
+                s.waiter->val = NULL;
+                if (why == PARK_ERROR) goto fail;
+                goto timed_out;
+            }
+            s.waiter->val = NULL;
+            if (s.waiter->ok) return 0;
+        }
+    }
+    Py_DECREF(value);
+    closed_error("send on");
+    return -1;
+timed_out:
+    PyErr_Format(PyExc_TimeoutError, "send: nobody received within %S s", timeout);
+fail:
+    Py_DECREF(value);
+    return -1;
+}
+
+static PyObject *chan_py_send(PyChan *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    PyObject *timeout;
+    if (nargs == 1 && !kwnames)
+        timeout = NULL;
+    else if (parse_timeout(args, nargs, kwnames, 1, &timeout, "send") < 0)
+        return NULL;
+    if (send_value(self, args[0], timeout) < 0) return NULL;
+    Py_RETURN_NONE;
+}
+
+/* New reference; NULL without an exception: closed. */
+static PyObject *recv_value(PyChan *self, PyObject *timeout) {
+    void *value = NULL;
+    enum chan_result r = chan_recv(&self->c, &value, NULL, NULL);
+    if (r == CHAN_DONE) return value;
+    if (r == CHAN_CLOSED) return NULL;
+    int64_t deadline = timeout ? deadline_from(timeout) : 0;
+    if (deadline == -1) return NULL;
+    if (deadline == -2) goto timed_out;
+    seat s;
+    if (seat_take(&s) < 0) return NULL;
+    r = chan_recv(&self->c, &value, s.parker, s.waiter);
+    if (r == CHAN_DONE) return value;
+    if (r == CHAN_CLOSED) return NULL;
+    int why = park(&s, deadline, WAIT_CHAN_RECV);
+    if (why == WAKE_OK) {
+        value = s.waiter->ok ? s.waiter->val : NULL;
+        s.waiter->val = NULL;
+        return value;
+    }
+    chan_unwait(&self->c, s.waiter, false);
+    if (why == PARK_ERROR) return NULL;
+timed_out:
+    PyErr_Format(PyExc_TimeoutError, "recv: nothing was sent within %S s", timeout);
+    return NULL;
+}
+
+static PyObject *chan_py_recv(PyChan *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    PyObject *timeout = NULL;
+    if ((nargs || kwnames) && parse_timeout(args, nargs, kwnames, 0, &timeout, "recv") < 0) return NULL;
+    PyObject *value = recv_value(self, timeout);
+    if (!value && !PyErr_Occurred()) return closed_error("recv from");
+    return value;
+}
+
+static PyObject *chan_next(PyChan *self) { return recv_value(self, NULL); }
+
+static PyObject *chan_try_send(PyChan *self, PyObject *value) {
+    enum chan_result r = chan_send(&self->c, Py_NewRef(value), NULL, NULL);
+    if (r == CHAN_DONE) Py_RETURN_TRUE;
+    Py_DECREF(value);
+    if (r == CHAN_CLOSED) return closed_error("send on");
+    Py_RETURN_FALSE;
+}
+
+static PyObject *chan_try_recv(PyChan *self, PyObject *Py_UNUSED(unused)) {
+    void *value = NULL;
+    enum chan_result r = chan_recv(&self->c, &value, NULL, NULL);
+    if (r == CHAN_CLOSED) return closed_error("recv from");
+    PyObject *result = Py_BuildValue("(OO)", r == CHAN_DONE ? Py_True : Py_False, value ? (PyObject *)value : Py_None);
+    Py_XDECREF((PyObject *)value);
+    return result;
+}
+
+static PyObject *chan_py_close(PyChan *self, PyObject *Py_UNUSED(unused)) {
+    if (!chan_close(&self->c)) return closed_error("close of");
+    Py_RETURN_NONE;
+}
+
+static Py_ssize_t chan_len(PyChan *self) { return load_relaxed(&self->c.count); }
+static PyObject *chan_capacity(PyChan *self, void *Py_UNUSED(c)) { return PyLong_FromUnsignedLong(self->c.cap); }
+static PyObject *chan_is_closed(PyChan *self, void *Py_UNUSED(c)) { return PyBool_FromLong(load_acquire(&self->c.closed)); }
+
+static PyObject *chan_repr(PyChan *self) {
+    return PyUnicode_FromFormat("<Chan at %p: %u of %u%s>", self, load_relaxed(&self->c.count), self->c.cap,
+                                load_relaxed(&self->c.closed) ? ", closed" : "");
+}
+
+static int chan_traverse(PyChan *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(self));
+    /* The world is stopped, or this thread has the GIL: nobody is inside the lock. */
+    for (uint32_t i = 0; i < load_relaxed(&self->c.count); i++)
+        Py_VISIT((PyObject *)self->c.ring[(self->c.first + i) % self->c.cap]);
+    return 0;
+}
+
+static int chan_clear(PyChan *self) {
+    void *value;
+    while (chan_recv(&self->c, &value, NULL, NULL) == CHAN_DONE) Py_DECREF((PyObject *)value);
+    return 0;
+}
+
+static void chan_dealloc(PyChan *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    if (self->weakrefs) PyObject_ClearWeakRefs((PyObject *)self);
+    if (self->c.ring || !self->c.cap) chan_clear(self);
+    chan_free(&self->c);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* ---------------------------------------------------------------- select */
+
+typedef struct {
+    chan_case *cases;
+    waiter *waiters;
+    uint32_t *order;
+} select_memory;
+
+static void *select_alloc(uint32_t n, select_memory *mem) {
+    char *block = PyMem_Calloc(n ? n : 1, sizeof(chan_case) + sizeof(waiter) + 2 * sizeof(uint32_t));
+    mem->cases = (chan_case *)block;
+    mem->waiters = (waiter *)(block + n * sizeof(chan_case));
+    mem->order = (uint32_t *)(block + n * (sizeof(chan_case) + sizeof(waiter)));
+    return block;
+}
+
+static int fill_case(chan_case *cc, PyObject *arg) {
+    if (arg == Py_None) return 0;
+    PyObject *ch = arg;
+    if (PyTuple_CheckExact(arg) && PyTuple_GET_SIZE(arg) == 2) {
+        ch = PyTuple_GET_ITEM(arg, 0);
+        cc->sending = true;
+        cc->val = PyTuple_GET_ITEM(arg, 1);
+        if (ch == Py_None) return 0;
+    }
+    if (!PyObject_TypeCheck(ch, Chan_Type)) {
+        PyErr_Format(PyExc_TypeError,
+                     "select case %R: give a channel to receive from, (channel, value) to send, or None", arg);
+        return -1;
+    }
+    cc->c = &((PyChan *)ch)->c;
+    return 0;
+}
+
+/* What the chosen case yields; consumes the references that are over. */
+static PyObject *select_result(chan_case *cases, uint32_t n, int chosen, bool closed, PyObject *received) {
+    for (uint32_t i = 0; i < n; i++) /* values to send that weren't sent */
+        if (cases[i].c && cases[i].sending && ((int)i != chosen || closed)) Py_DECREF((PyObject *)cases[i].val);
+    if (closed && cases[chosen].sending) return closed_error("select: send on");
+    if (closed) return closed_error("select: recv from");
+    return Py_BuildValue("(iN)", chosen, cases[chosen].sending ? Py_NewRef(Py_None) : received);
+}
+
+static PyObject *select_wait(chan_case *cases, uint32_t n, seat *s, PyObject *timeout, int64_t deadline) {
+    int why = park(s, deadline, WAIT_SELECT);
+    waiter *hit = why == WAKE_OK ? s->parker->hit : NULL;
+    select_done(cases, n);
+    if (hit) {
+        bool closed = !hit->ok;
+        return select_result(cases, n, (int)hit->index, closed, hit->val);
+    }
+    for (uint32_t i = 0; i < n; i++)
+        if (cases[i].c && cases[i].sending) Py_DECREF((PyObject *)cases[i].val);
+    if (why != PARK_ERROR) PyErr_Format(PyExc_TimeoutError, "select: no case was ready within %S s", timeout);
+    return NULL;
+}
+
+static PyObject *door_select(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    static _Atomic uint64_t seeds = 0x9E3779B97F4A7C15ULL;
+    static _Thread_local uint64_t rand;
+    PyObject *timeout = NULL;
+    int has_default = 0;
+    for (Py_ssize_t i = 0; kwnames && i < PyTuple_GET_SIZE(kwnames); i++) {
+        PyObject *key = PyTuple_GET_ITEM(kwnames, i);
+        if (PyUnicode_CompareWithASCIIString(key, "timeout") == 0)
+            timeout = args[nargs + i];
+        else if (PyUnicode_CompareWithASCIIString(key, "default") == 0)
+            has_default = PyObject_IsTrue(args[nargs + i]);
+        else {
+            PyErr_Format(PyExc_TypeError, "select() got an unknown argument %R; it takes default and timeout", key);
+            return NULL;
+        }
+    }
+    if (has_default < 0) return NULL;
+    int64_t deadline = deadline_from(timeout);
+    if (deadline == -1) return NULL;
+    if (unlikely(!rand)) rand = atomic_fetch_add(&seeds, 0x9E3779B97F4A7C15ULL) | 1;
+    uint32_t n = (uint32_t)nargs;
+    select_memory mem;
+    void *block = select_alloc(n, &mem);
+    if (!block) return PyErr_NoMemory();
+    PyObject *result = NULL;
+    for (uint32_t i = 0; i < n; i++) {
+        if (fill_case(&mem.cases[i], args[i]) < 0) {
+            PyMem_Free(block);
+            return NULL;
+        }
+        mem.cases[i].w = &mem.waiters[i];
+    }
+    for (uint32_t i = 0; i < n; i++)
+        if (mem.cases[i].c && mem.cases[i].sending) Py_INCREF((PyObject *)mem.cases[i].val);
+    seat s;
+    bool closed, wait = !has_default && deadline != -2;
+    int done = -1;
+    if (wait && seat_take(&s) < 0) {
+        wait = false;
+        has_default = -1;
+    } else
+        done = select_try(mem.cases, n, wait ? s.parker : NULL, mem.order, &rand, &closed);
+    if (done >= 0)
+        result = select_result(mem.cases, n, done, closed, mem.cases[done].val);
+    else if (wait)
+        result = select_wait(mem.cases, n, &s, timeout, deadline);
+    else {
+        for (uint32_t i = 0; i < n; i++)
+            if (mem.cases[i].c && mem.cases[i].sending) Py_DECREF((PyObject *)mem.cases[i].val);
+        if (has_default > 0)
+            result = Py_BuildValue("(OO)", Py_None, Py_None);
+        else if (has_default == 0)
+            PyErr_Format(PyExc_TimeoutError, "select: no case was ready within %S s", timeout);
+    }
+    PyMem_Free(block);
+    return result;
+}
+
+/* ---------------------------------------------------------------- module */
+
+static PyObject *class_getitem(PyObject *cls, PyObject *item) { return Py_GenericAlias(cls, item); }
+
+static PyMethodDef chan_methods[] = {
+    {"send", (PyCFunction)(void (*)(void))chan_py_send, METH_FASTCALL | METH_KEYWORDS,
+     "send(value, timeout=None)\n--\n\nSend value; wait while the channel is full.\n\n"
+     "Raises ChanClosed, TimeoutError after timeout seconds, Cancelled."},
+    {"recv", (PyCFunction)(void (*)(void))chan_py_recv, METH_FASTCALL | METH_KEYWORDS,
+     "recv(timeout=None)\n--\n\nReceive a value; wait while there is none.\n\n"
+     "Raises ChanClosed once the channel is closed and drained, TimeoutError, Cancelled."},
+    {"try_send", (PyCFunction)chan_try_send, METH_O,
+     "try_send(value, /)\n--\n\nSend without waiting; return whether it was sent. Raises ChanClosed."},
+    {"try_recv", (PyCFunction)chan_try_recv, METH_NOARGS,
+     "try_recv()\n--\n\nReceive without waiting: (True, value) or (False, None). Raises ChanClosed."},
+    {"close", (PyCFunction)chan_py_close, METH_NOARGS,
+     "close()\n--\n\nNo more sends. What is in the channel can still be received; whoever waits is woken.\n\n"
+     "Raises ChanClosed if it was closed already."},
+    {"__class_getitem__", class_getitem, METH_O | METH_CLASS, NULL}, /* Chan[int] in annotations */
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef chan_getset[] = {
+    {"capacity", (getter)chan_capacity, NULL, "int: how many values it holds; 0: unbuffered.", NULL},
+    {"closed", (getter)chan_is_closed, NULL, "bool: whether close() was called.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef chan_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(PyChan, weakrefs), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot chan_slots[] = {
+    {Py_tp_new, chan_new},
+    {Py_tp_dealloc, chan_dealloc},
+    {Py_tp_traverse, chan_traverse},
+    {Py_tp_clear, chan_clear},
+    {Py_tp_methods, chan_methods},
+    {Py_tp_getset, chan_getset},
+    {Py_tp_members, chan_members},
+    {Py_tp_repr, chan_repr},
+    {Py_tp_iter, PyObject_SelfIter},
+    {Py_tp_iternext, chan_next},
+    {Py_sq_length, chan_len},
+    {Py_tp_doc,
+     "Chan(capacity=0)\n--\n\nA channel as in Go: values go from senders to receivers, in order.\n\n"
+     "capacity: values it holds before send waits; 0: send waits for a receiver. Iterating receives\n"
+     "until it is closed. Works between G's and plain threads alike."},
+    {0, NULL},
+};
+
+static PyType_Spec chan_spec = {
+    .name = "gmpy_rt.Chan",
+    .basicsize = sizeof(PyChan),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = chan_slots,
+};
+
+
+static PyMethodDef methods[] = {
+    {"select", (PyCFunction)(void (*)(void))door_select, METH_FASTCALL | METH_KEYWORDS,
+     "select(*cases, default=False, timeout=None)\n--\n\nWait until one case can go ahead; do it; return (index, value).\n\n"
+     "A case is a channel (receive), a tuple (channel, value) (send), or None (never ready).\n"
+     "Among several ready cases the choice is random and fair. default=True: return (None, None)\n"
+     "at once if none is ready. Raises TimeoutError after timeout seconds, ChanClosed if the\n"
+     "chosen channel is closed, Cancelled."},
+    {NULL, NULL, 0, NULL},
+};
+
+int pychan_init(PyObject *module) {
+    Chan_Type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &chan_spec, NULL);
+    if (!Chan_Type) return -1;
+    if (PyModule_AddObjectRef(module, "Chan", (PyObject *)Chan_Type) < 0) return -1;
+    return PyModule_AddFunctions(module, methods);
+}

@@ -1,0 +1,528 @@
+/* pyg.c: the G object: go(), its life, join and result. */
+#include "bridge.h"
+
+PyTypeObject *G_Type;
+static PyObject *excepthook; /* called with a G whose exception nobody will see */
+
+/* ---------------------------------------------------------------- go */
+
+static PyG *new_g(PyObject *fn, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    PyG *self = PyObject_GC_New(PyG, G_Type);
+    if (!self) return NULL;
+    memset((char *)self + sizeof(PyObject), 0, sizeof *self - sizeof(PyObject));
+    self->gp = g_alloc();
+    if (!self->gp) {
+        Py_DECREF(self);
+        PyErr_NoMemory();
+        return NULL;
+    }
+    self->gp->host = self;
+    self->fn = Py_NewRef(fn);
+    if (nargs) {
+        self->args = PyTuple_New(nargs);
+        if (!self->args) goto fail;
+        for (Py_ssize_t i = 0; i < nargs; i++) PyTuple_SET_ITEM(self->args, i, Py_NewRef(args[i]));
+    }
+    if (kwnames && PyTuple_GET_SIZE(kwnames)) {
+        self->kwargs = PyDict_New();
+        if (!self->kwargs) goto fail;
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++)
+            if (PyDict_SetItem(self->kwargs, PyTuple_GET_ITEM(kwnames, i), args[nargs + i]) < 0) goto fail;
+    }
+    self->context = PyContext_CopyCurrent();
+    if (!self->context) goto fail;
+    PyObject_GC_Track(self);
+    return self;
+fail:
+    Py_DECREF(self);
+    return NULL;
+}
+
+static PyObject *door_go(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    if (nargs < 1) {
+        PyErr_SetString(PyExc_TypeError, "go() needs a function: go(fn, *args, **kwargs)");
+        return NULL;
+    }
+    if (!PyCallable_Check(args[0])) {
+        PyErr_Format(PyExc_TypeError, "go(%R): not callable; pass the function and its arguments apart: go(fn, *args)",
+                     args[0]);
+        return NULL;
+    }
+    if (!load_relaxed(&S.running)) {
+        PyErr_SetString(PyExc_RuntimeError, "go() outside a runtime: start one with gmpy_rt.run(main), and call go() in main");
+        return NULL;
+    }
+    if (load_relaxed(&S.draining)) {
+        PyErr_SetString(PyExc_RuntimeError, "go() while the runtime ends: main has returned, no new G's are started");
+        return NULL;
+    }
+    PyG *self = new_g(args[0], args + 1, nargs - 1, kwnames);
+    if (!self) return NULL;
+    m *mp = sched_self;
+    Py_INCREF(self); /* the runtime's reference, until it has ended */
+    if (mp) sched_enter(mp);
+    sched_go(self->gp);
+    if (mp) sched_leave(mp);
+    return (PyObject *)self;
+}
+
+/* ---------------------------------------------------------------- running to the end */
+
+static PyObject *call(PyG *self) {
+    if (unlikely(load_seq(&self->gp->cancel))) { /* cancelled before it began */
+        PyObject *exc = NULL;
+        mutex_lock(&self->lock);
+        exc = self->interrupt;
+        self->interrupt = NULL;
+        store_relaxed(&self->gp->cancel, false);
+        mutex_unlock(&self->lock);
+        if (exc) {
+            if (PyExceptionInstance_Check(exc))
+                PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
+            else
+                PyErr_SetNone(exc);
+            Py_DECREF(exc);
+            return NULL;
+        }
+    }
+    if (PyContext_Enter(self->context) < 0) return NULL;
+    PyObject *r = self->args || self->kwargs
+                      ? (self->args ? PyObject_Call(self->fn, self->args, self->kwargs)
+                                    : PyObject_VectorcallDict(self->fn, NULL, 0, self->kwargs))
+                      : PyObject_CallNoArgs(self->fn);
+    if (unlikely(!r)) {
+        PyObject *type, *value, *tb;
+        PyErr_Fetch(&type, &value, &tb);
+        if (PyContext_Exit(self->context) < 0) PyErr_WriteUnraisable(self->context);
+        PyErr_Restore(type, value, tb);
+    } else if (PyContext_Exit(self->context) < 0) /* fn left it entered twice, say */
+        PyErr_WriteUnraisable(self->context);
+    return r;
+}
+
+static PyObject *take_exception(void) {
+    PyObject *type, *value, *tb;
+    PyErr_Fetch(&type, &value, &tb);
+    PyErr_NormalizeException(&type, &value, &tb);
+    if (tb) PyException_SetTraceback(value, tb);
+    Py_XDECREF(type);
+    Py_XDECREF(tb);
+    return value;
+}
+
+static void report(PyG *self) {
+    self->seen = true;
+    if (!self->exc || PyErr_GivenExceptionMatches(self->exc, Cancelled)) return;
+    PyObject *type, *value, *tb, *r = NULL;
+    PyErr_Fetch(&type, &value, &tb);
+    if (excepthook) r = PyObject_CallOneArg(excepthook, (PyObject *)self);
+    if (!r) PyErr_WriteUnraisable((PyObject *)self);
+    Py_XDECREF(r);
+    PyErr_Restore(type, value, tb);
+}
+
+/* Publishes the outcome and wakes who joins. */
+static void finish(PyG *self, PyObject *result) {
+    waiter *wake = NULL, *w;
+    PyObject *exc = result ? NULL : take_exception(), *drop = NULL;
+    mutex_lock(&self->lock);
+    self->result = result;
+    self->exc = exc;
+    drop = self->interrupt;
+    self->interrupt = NULL;
+    store_release(&self->done, true);
+    while ((w = waitq_claim(&self->joiners, WAKE_OK))) {
+        w->next = wake;
+        wake = w;
+    }
+    mutex_unlock(&self->lock);
+    while ((w = wake)) {
+        wake = w->next;
+        w->next = NULL;
+        parker_unpark(w->parker);
+    }
+    Py_XDECREF(drop);
+    Py_CLEAR(self->fn);
+    Py_CLEAR(self->args);
+    Py_CLEAR(self->kwargs);
+    Py_CLEAR(self->context);
+    Py_CLEAR(self->locals);
+}
+
+void pyg_run(m *mp, g *gp) {
+    PyG *self = host_g(gp);
+    sched_leave(mp);
+    finish(self, call(self));
+    bool notify = self->notify;
+    sched_enter(mp);
+    sched_end(mp, gp);
+    if (unlikely(notify)) S.ops.idle();
+    store_relaxed(&mp->cur, NULL);
+    mutex_lock(&gp->host_lock); /* all_g takes its reference under it */
+    gp->host = NULL;
+    mutex_unlock(&gp->host_lock);
+    /* Finalizers may run Python from here: outside the core, and outside any G. */
+    sched_leave(mp);
+    Py_DECREF(self);
+}
+
+/* ---------------------------------------------------------------- join, result */
+
+static PyG *self_or_error(PyG *self, const char *what) {
+    g *gp = current_g();
+    if (gp && gp == self->gp) {
+        PyErr_Format(PyExc_RuntimeError, "%R: %s of the G itself would wait for ever; let another G do it", self, what);
+        return NULL;
+    }
+    return self;
+}
+
+/* 1: ended; 0: timeout; -1: exception. */
+static int join(PyG *self, PyObject *timeout, const char *what) {
+    if (load_acquire(&self->done)) return 1;
+    int64_t deadline = deadline_from(timeout);
+    if (deadline == -1) return -1;
+    if (!self_or_error(self, what)) return -1;
+    if (deadline == -2) return 0;
+    seat s;
+    if (seat_take(&s) < 0) return -1;
+    mutex_lock(&self->lock);
+    if (load_relaxed(&self->done)) {
+        mutex_unlock(&self->lock);
+        return 1;
+    }
+    waiter_init(s.waiter, s.parker, wait_begin(s.parker));
+    waitq_push(&self->joiners, s.waiter);
+    mutex_unlock(&self->lock);
+    int why = park(&s, deadline, WAIT_JOIN);
+    if (why == WAKE_OK) return 1;
+    mutex_lock(&self->lock);
+    waitq_remove(&self->joiners, s.waiter);
+    mutex_unlock(&self->lock);
+    return why == PARK_ERROR ? -1 : 0;
+}
+
+static int one_timeout(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObject **timeout,
+                       const char *name) {
+    Py_ssize_t nkw = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
+    *timeout = NULL;
+    if (nargs + nkw > 1) {
+        PyErr_Format(PyExc_TypeError, "%s() takes one argument: timeout", name);
+        return -1;
+    }
+    if (nkw && PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "timeout") != 0) {
+        PyErr_Format(PyExc_TypeError, "%s() got an unknown argument %R; it takes timeout", name,
+                     PyTuple_GET_ITEM(kwnames, 0));
+        return -1;
+    }
+    if (nargs + nkw) *timeout = args[0];
+    return 0;
+}
+
+static PyObject *g_join(PyG *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    PyObject *timeout;
+    if (one_timeout(args, nargs, kwnames, &timeout, "join") < 0) return NULL;
+    int r = join(self, timeout, "join()");
+    return r < 0 ? NULL : PyBool_FromLong(r);
+}
+
+static PyObject *timed_out(PyG *self, PyObject *timeout) {
+    PyErr_Format(PyExc_TimeoutError, "%R has not ended within %S s", self, timeout);
+    return NULL;
+}
+
+static PyObject *g_result(PyG *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    PyObject *timeout;
+    if (one_timeout(args, nargs, kwnames, &timeout, "result") < 0) return NULL;
+    int r = join(self, timeout, "result()");
+    if (r < 0) return NULL;
+    if (r == 0) return timed_out(self, timeout);
+    self->seen = true;
+    if (!self->exc) return Py_NewRef(self->result);
+    PyErr_SetObject((PyObject *)Py_TYPE(self->exc), self->exc);
+    return NULL;
+}
+
+static PyObject *g_exception(PyG *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    PyObject *timeout;
+    if (one_timeout(args, nargs, kwnames, &timeout, "exception") < 0) return NULL;
+    int r = join(self, timeout, "exception()");
+    if (r < 0) return NULL;
+    if (r == 0) return timed_out(self, timeout);
+    self->seen = true;
+    return Py_NewRef(self->exc ? self->exc : Py_None);
+}
+
+static PyObject *g_done(PyG *self, PyObject *Py_UNUSED(unused)) { return PyBool_FromLong(load_acquire(&self->done)); }
+
+static PyObject *g_cancel(PyG *self, PyObject *Py_UNUSED(unused)) {
+    if (load_acquire(&self->done)) Py_RETURN_FALSE;
+    interrupt_g(self, Cancelled);
+    Py_RETURN_TRUE;
+}
+
+static PyObject *g_interrupt(PyG *self, PyObject *exc) {
+    interrupt_g(self, exc);
+    Py_RETURN_NONE;
+}
+
+static PyObject *g_notify(PyG *self, PyObject *Py_UNUSED(unused)) {
+    self->notify = true;
+    Py_RETURN_NONE;
+}
+
+/* ---------------------------------------------------------------- looks */
+
+static const char *const reasons[WAIT_REASONS] = {
+    [WAIT_NONE] = "waiting",       [WAIT_SLEEP] = "sleep",     [WAIT_CHAN_SEND] = "chan send",
+    [WAIT_CHAN_RECV] = "chan receive", [WAIT_SELECT] = "select", [WAIT_JOIN] = "join",
+    [WAIT_MUTEX] = "lock",          [WAIT_GROUP] = "wait group", [WAIT_IO_READ] = "IO read",
+    [WAIT_IO_WRITE] = "IO write",  [WAIT_BLOCKING] = "blocking call", [WAIT_PARK] = "park",
+};
+
+static const char *state_name(PyG *self) {
+    if (load_acquire(&self->done)) return self->exc ? "failed" : "done";
+    switch (g_status(self->gp)) {
+    case G_RUNNABLE: return load_relaxed(&self->gp->m) ? "runnable" : "new";
+    case G_RUNNING: return "running";
+    case G_WAITING: return reasons[load_relaxed(&self->gp->reason) % WAIT_REASONS];
+    default: return "ended";
+    }
+}
+
+static PyObject *fn_name(PyG *self) {
+    PyObject *name = NULL;
+    if (self->fn) {
+        name = PyObject_GetAttrString(self->fn, "__qualname__");
+        if (!name) {
+            PyErr_Clear();
+            name = PyObject_Str((PyObject *)Py_TYPE(self->fn));
+        }
+    }
+    return name;
+}
+
+static PyObject *g_get_name(PyG *self, void *Py_UNUSED(closure)) {
+    PyObject *name = NULL;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    if (self->name) name = Py_NewRef(self->name);
+    Py_END_CRITICAL_SECTION();
+    return name ? name : PyUnicode_FromFormat("G-%llu", (unsigned long long)self->gp->id);
+}
+
+static int g_set_name(PyG *self, PyObject *value, void *Py_UNUSED(closure)) {
+    if (!value || !PyUnicode_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "name=%R: a G's name is a str", value ? value : Py_None);
+        return -1;
+    }
+    Py_BEGIN_CRITICAL_SECTION(self);
+    Py_XSETREF(self->name, Py_NewRef(value));
+    Py_END_CRITICAL_SECTION();
+    return 0;
+}
+
+static PyObject *g_repr(PyG *self) {
+    PyObject *fn = fn_name(self), *name = g_get_name(self, NULL), *r = NULL;
+    if (name)
+        r = fn ? PyUnicode_FromFormat("<G %llu %U %R [%s]>", (unsigned long long)self->gp->id, fn, name, state_name(self))
+               : PyUnicode_FromFormat("<G %llu %R [%s]>", (unsigned long long)self->gp->id, name, state_name(self));
+    Py_XDECREF(fn);
+    Py_XDECREF(name);
+    return r;
+}
+
+static PyObject *g_get_id(PyG *self, void *Py_UNUSED(c)) { return PyLong_FromUnsignedLongLong(self->gp->id); }
+static PyObject *g_get_state(PyG *self, void *Py_UNUSED(c)) { return PyUnicode_FromString(state_name(self)); }
+static PyObject *g_get_m(PyG *self, void *Py_UNUSED(c)) {
+    m *mp = load_relaxed(&self->gp->m);
+    if (!mp || load_acquire(&self->done)) Py_RETURN_NONE;
+    return PyLong_FromUnsignedLong(mp->id);
+}
+static PyObject *g_get_waiting(PyG *self, void *Py_UNUSED(c)) {
+    if (g_status(self->gp) != G_WAITING) return PyFloat_FromDouble(0.0);
+    return PyFloat_FromDouble((double)(nanotime() - self->gp->wait_since) / 1e9);
+}
+
+/* The greenlet it is parked in, for stack dumps on its own M; None otherwise. */
+static PyObject *g_get_greenlet(PyG *self, void *Py_UNUSED(c)) {
+    m *mp = load_relaxed(&self->gp->m);
+    if (mp && mp == sched_self && self->greenlet) return Py_NewRef(self->greenlet);
+    Py_RETURN_NONE;
+}
+
+/* ---------------------------------------------------------------- the collector, death */
+
+static int g_traverse(PyG *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(self->fn);
+    Py_VISIT(self->args);
+    Py_VISIT(self->kwargs);
+    Py_VISIT(self->context);
+    Py_VISIT(self->result);
+    Py_VISIT(self->exc);
+    Py_VISIT(self->locals);
+    Py_VISIT(self->greenlet);
+    return 0;
+}
+
+static int g_clear(PyG *self) {
+    Py_CLEAR(self->fn);
+    Py_CLEAR(self->args);
+    Py_CLEAR(self->kwargs);
+    Py_CLEAR(self->context);
+    Py_CLEAR(self->result);
+    Py_CLEAR(self->exc);
+    Py_CLEAR(self->locals);
+    return 0;
+}
+
+static void g_finalize(PyG *self) {
+    if (self->exc && !self->seen) report(self);
+}
+
+static void g_dealloc(PyG *self) {
+    if (self->exc && !self->seen && PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0) return;
+    PyTypeObject *type = Py_TYPE(self);
+    PyObject_GC_UnTrack(self);
+    if (self->weakrefs) PyObject_ClearWeakRefs((PyObject *)self);
+    g_clear(self);
+    Py_CLEAR(self->name);
+    Py_CLEAR(self->interrupt);
+    if (self->gp) g_free(self->gp);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+/* ---------------------------------------------------------------- module */
+
+static PyObject *door_current(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
+    g *gp = current_g();
+    if (gp) return Py_NewRef(host_g(gp));
+    PyErr_SetString(PyExc_RuntimeError, "current() outside a G: call it in a function started by run() or go()");
+    return NULL;
+}
+
+static PyObject *door_current_or_none(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
+    g *gp = current_g();
+    return Py_NewRef(gp ? (PyObject *)host_g(gp) : Py_None);
+}
+
+static PyObject *door_current_m(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
+    m *mp = sched_self;
+    if (!mp) Py_RETURN_NONE;
+    return PyLong_FromUnsignedLong(mp->id);
+}
+
+/* Every G that hasn't ended. */
+static PyObject *door_all_g(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
+    PyObject *list = PyList_New(0);
+    if (!list) return NULL;
+    uint32_t n = g_slots();
+    for (uint32_t i = 0; i < n; i++) {
+        g *gp = g_at(i);
+        if (g_status(gp) == G_IDLE) continue;
+        mutex_lock(&gp->host_lock);
+        PyObject *self = Py_XNewRef((PyObject *)gp->host);
+        mutex_unlock(&gp->host_lock);
+        if (!self) continue;
+        int r = PyList_Append(list, self);
+        Py_DECREF(self);
+        if (r < 0) {
+            Py_DECREF(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
+/* The dict of the calling G's own state, made on demand; None for a plain thread. */
+static PyObject *door_g_locals(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
+    g *gp = current_g();
+    if (!gp) Py_RETURN_NONE;
+    PyG *self = host_g(gp);
+    if (!self->locals && !(self->locals = PyDict_New())) return NULL;
+    return Py_NewRef(self->locals);
+}
+
+static PyObject *door_set_excepthook(PyObject *Py_UNUSED(module), PyObject *fn) {
+    Py_XSETREF(excepthook, fn == Py_None ? NULL : Py_NewRef(fn));
+    Py_RETURN_NONE;
+}
+
+static PyObject *door_shield(PyObject *Py_UNUSED(module), PyObject *arg) {
+    g *gp = current_g();
+    long by = PyLong_AsLong(arg);
+    if (by == -1 && PyErr_Occurred()) return NULL;
+    if (gp) store_seq(&gp->shield, load_relaxed(&gp->shield) + (uint32_t)by);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef g_methods[] = {
+    {"join", (PyCFunction)(void (*)(void))g_join, METH_FASTCALL | METH_KEYWORDS,
+     "join(timeout=None)\n--\n\nWait until this G has ended.\n\n"
+     "timeout: seconds; None waits for ever, 0 only looks. Returns whether it has ended.\n"
+     "Raises RuntimeError in the G itself, Cancelled if the waiting G is cancelled."},
+    {"result", (PyCFunction)(void (*)(void))g_result, METH_FASTCALL | METH_KEYWORDS,
+     "result(timeout=None)\n--\n\nWait for the end and return what the function returned.\n\n"
+     "Raises what the function raised; TimeoutError after timeout seconds."},
+    {"exception", (PyCFunction)(void (*)(void))g_exception, METH_FASTCALL | METH_KEYWORDS,
+     "exception(timeout=None)\n--\n\nWait for the end and return the exception the function raised, or None.\n\n"
+     "Raises TimeoutError after timeout seconds."},
+    {"done", (PyCFunction)g_done, METH_NOARGS, "done()\n--\n\nWhether this G has ended."},
+    {"cancel", (PyCFunction)g_cancel, METH_NOARGS,
+     "cancel()\n--\n\nRaise Cancelled in this G: at once where it is parked, else at its next park;\n"
+     "a CPU-bound one gets it where it is preempted. Returns False if it had ended."},
+    {"_notify", (PyCFunction)g_notify, METH_NOARGS, NULL},
+    {"_interrupt", (PyCFunction)g_interrupt, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef g_getset[] = {
+    {"name", (getter)g_get_name, (setter)g_set_name, "str: for people; 'G-<id>' unless set.", NULL},
+    {"id", (getter)g_get_id, NULL, "int: unique in this process.", NULL},
+    {"state", (getter)g_get_state, NULL, "str: new, runnable, running, done, failed, or what it waits for.", NULL},
+    {"m", (getter)g_get_m, NULL, "int or None: number of the M it is pinned to; None before it starts and after it ended.", NULL},
+    {"waiting", (getter)g_get_waiting, NULL, "float: seconds since it parked; 0.0 if it isn't parked.", NULL},
+    {"_greenlet", (getter)g_get_greenlet, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef g_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(PyG, weakrefs), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot g_slots_def[] = {
+    {Py_tp_dealloc, g_dealloc},   {Py_tp_finalize, g_finalize}, {Py_tp_traverse, g_traverse},
+    {Py_tp_clear, g_clear},       {Py_tp_methods, g_methods},   {Py_tp_getset, g_getset},
+    {Py_tp_members, g_members},   {Py_tp_repr, g_repr},
+    {Py_tp_doc, "A green thread, as go() returns it."}, {0, NULL},
+};
+
+static PyType_Spec g_spec = {
+    .name = "gmpy_rt.G",
+    .basicsize = sizeof(PyG),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = g_slots_def,
+};
+
+static PyMethodDef methods[] = {
+    {"go", (PyCFunction)(void (*)(void))door_go, METH_FASTCALL | METH_KEYWORDS,
+     "go(fn, /, *args, **kwargs)\n--\n\nStart fn(*args, **kwargs) as a G and return it at once.\n\n"
+     "It starts with a copy of the caller's contextvars. From a plain thread it works too, while a\n"
+     "runtime runs. Raises RuntimeError outside a runtime."},
+    {"current", door_current, METH_NOARGS, "current()\n--\n\nThe G that runs. Raises RuntimeError outside a G."},
+    {"current_or_none", door_current_or_none, METH_NOARGS, NULL},
+    {"current_m", door_current_m, METH_NOARGS, NULL},
+    {"all_g", door_all_g, METH_NOARGS, NULL},
+    {"g_locals", door_g_locals, METH_NOARGS, NULL},
+    {"set_excepthook", door_set_excepthook, METH_O, NULL},
+    {"shield", door_shield, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+int pyg_init(PyObject *module) {
+    G_Type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &g_spec, NULL);
+    if (!G_Type || PyModule_AddObjectRef(module, "G", (PyObject *)G_Type) < 0) return -1;
+    return PyModule_AddFunctions(module, methods);
+}

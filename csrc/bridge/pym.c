@@ -1,0 +1,354 @@
+/* pym.c: an M as a Python thread; switching between greenlets; parking. */
+#include "bridge.h"
+
+#include <math.h>
+
+#include "greenlet/greenlet.h"
+
+static PyObject *on_m_start; /* called with the M's number on its own thread */
+
+/* ---------------------------------------------------------------- who waits */
+
+static _Thread_local struct {
+    parker parker;
+    waiter waiter;
+} thread_seat;
+
+int seat_take(seat *s) {
+    m *mp = sched_self;
+    if (mp) {
+        s->g = load_relaxed(&mp->cur);
+        if (!s->g) {
+            PyErr_SetString(PyExc_RuntimeError,
+                            "a finalizer that runs outside any G can't wait; hand the work to go(...)");
+            return -1;
+        }
+        s->parker = &s->g->parker;
+        s->waiter = &s->g->waiter;
+        return 0;
+    }
+    s->g = NULL;
+    s->parker = &thread_seat.parker;
+    s->waiter = &thread_seat.waiter;
+    return 0;
+}
+
+/* ---------------------------------------------------------------- detach, attach */
+
+void py_detach(m *mp) {
+    (void)mp;
+    PyEval_SaveThread();
+}
+
+void py_attach(m *mp) { PyEval_RestoreThread(((mhost *)mp->host)->tstate); }
+
+/* ---------------------------------------------------------------- switching */
+
+static int switch_greenlet(PyObject *to) {
+    PyObject *r = PyGreenlet_Switch((PyGreenlet *)to, NULL, NULL);
+    Py_XDECREF(r);
+    return r ? 0 : -1;
+}
+
+static PyObject *idle_pop(mhost *h) {
+    Py_ssize_t n = PyList_GET_SIZE(h->idle);
+    if (n == 0) return NULL;
+    PyObject *worker = Py_NewRef(PyList_GET_ITEM(h->idle, n - 1));
+    PyList_SetSlice(h->idle, n - 1, n, NULL);
+    return worker;
+}
+
+/* Runs `next` on this M now. Returns when the calling greenlet is switched to again.
+ * Inside the core. */
+static int switch_to(m *mp, g *next) {
+    mhost *h = mp->host;
+    store_relaxed(&mp->cur, next);
+    PyObject *to = host_g(next)->greenlet;
+    if (to) return switch_greenlet(to);
+    h->pending = next;
+    to = idle_pop(h);
+    if (!to) return switch_greenlet(h->hub);
+    int r = switch_greenlet(to);
+    Py_DECREF(to);
+    return r;
+}
+
+/* The calling G gives its M to the next g (maybe itself again). Inside the core before,
+ * outside after. */
+static int schedule(m *mp, g *gp) {
+    g *next = sched_next(mp);
+    int r = 0;
+    if (next != gp) {
+        PyG *self = host_g(gp);
+        mhost *h = mp->host;
+        /* A G may run greenlets of its own: it is parked in whichever runs now. */
+        self->greenlet = (PyObject *)PyGreenlet_GetCurrent();
+        anchor_note(gp, h->tstate);
+        r = next ? switch_to(mp, next) : switch_greenlet(h->hub);
+        gp->frame = NULL;
+        Py_CLEAR(self->greenlet);
+    }
+    sched_leave(mp);
+    return r;
+}
+
+/* ---------------------------------------------------------------- parking */
+
+/* Raises what interrupt_g left; 0 if it was taken already (only before a wait). */
+static int raise_interrupt(PyG *self) {
+    mutex_lock(&self->lock);
+    PyObject *exc = self->interrupt;
+    self->interrupt = NULL;
+    store_seq(&self->gp->cancel, false);
+    mutex_unlock(&self->lock);
+    if (!exc) return 0;
+    PyErr_SetObject(PyExceptionInstance_Check(exc) ? (PyObject *)Py_TYPE(exc) : exc,
+                    PyExceptionInstance_Check(exc) ? exc : NULL);
+    Py_DECREF(exc);
+    return PARK_ERROR;
+}
+
+static int park_thread(seat *s, int64_t deadline) {
+    uint64_t seq = load_relaxed(&s->parker->word) >> 2;
+    for (;;) {
+        bool woken;
+        Py_BEGIN_ALLOW_THREADS
+        woken = note_sleep_signals(&s->parker->note, deadline);
+        Py_END_ALLOW_THREADS
+        if (woken) return s->parker->wake;
+        bool signalled = PyErr_CheckSignals() < 0;
+        if (!signalled && !(deadline && nanotime() >= deadline)) continue;
+        if (wait_take_back(s->parker, seq, WAKE_TIMEOUT)) return signalled ? PARK_ERROR : WAKE_TIMEOUT;
+        /* Somebody claimed the wait just now: the note is about to be set. */
+        PyObject *type, *value, *tb;
+        PyErr_Fetch(&type, &value, &tb);
+        note_sleep(&s->parker->note, 0);
+        PyErr_Restore(type, value, tb);
+        return signalled ? PARK_ERROR : s->parker->wake;
+    }
+}
+
+int park(seat *s, int64_t deadline, uint8_t reason) {
+    g *gp = s->g;
+    if (!gp) return park_thread(s, deadline);
+    m *mp = sched_self;
+    parker *k = &gp->parker;
+    uint64_t seq = load_relaxed(&k->word) >> 2;
+    p *pp = sched_enter(mp);
+    gp->wait_since = nanotime();
+    store_relaxed(&gp->reason, reason);
+    count_add(&pp->stat.parks, 1);
+    /* Order: the wait has begun (seq_cst), then the look at cancel; interrupt_g sets cancel,
+     * then looks for a wait. */
+    if (unlikely(load_seq(&gp->cancel)) && !gp->shield && wait_take_back(k, seq, WAKE_CANCEL)) {
+        sched_leave(mp);
+        return raise_interrupt(host_g(gp));
+    }
+    if (deadline) {
+        if (!timers_add(&pp->timers, &gp->timer, deadline, k, seq)) {
+            if (wait_take_back(k, seq, WAKE_CANCEL)) {
+                sched_leave(mp);
+                PyErr_NoMemory();
+                return PARK_ERROR;
+            }
+        } else
+            sched_timer_added(deadline);
+    }
+    int r = schedule(mp, gp);
+    if (deadline) timer_remove(&gp->timer);
+    store_relaxed(&gp->reason, WAIT_NONE);
+    if (unlikely(r < 0)) return PARK_ERROR;
+    if (unlikely(k->wake == WAKE_CANCEL)) {
+        (void)raise_interrupt(host_g(gp));
+        return PARK_ERROR;
+    }
+    return k->wake;
+}
+
+int yield_now(bool preempted) {
+    m *mp = sched_self;
+    g *gp = mp ? load_relaxed(&mp->cur) : NULL;
+    if (!gp) return 0;
+    p *pp = sched_enter(mp);
+    if (preempted) {
+        mp->yield_to_global = true;
+        if (pp) count_add(&pp->stat.preemptions, 1);
+    }
+    sched_yield_g(mp, gp);
+    if (schedule(mp, gp) < 0) return -1;
+    if (unlikely(load_relaxed(&gp->cancel)) && !gp->shield && !preempted) return raise_interrupt(host_g(gp));
+    return 0;
+}
+
+void interrupt_g(PyG *self, PyObject *exc) {
+    PyObject *old = NULL;
+    g *gp = self->gp;
+    bool claimed = false;
+    mutex_lock(&self->lock);
+    if (!load_relaxed(&self->done)) {
+        old = self->interrupt;
+        self->interrupt = Py_NewRef(exc);
+        store_seq(&gp->cancel, true);
+        /* Under the lock, so that the interrupt can't be consumed before the claim. */
+        claimed = !load_relaxed(&gp->shield) && parker_claim_any(&gp->parker, WAKE_CANCEL);
+    }
+    mutex_unlock(&self->lock);
+    Py_XDECREF(old);
+    m *mp = load_relaxed(&gp->m);
+    if (claimed)
+        parker_unpark(&gp->parker);
+    else if (mp && load_relaxed(&mp->cur) == gp && !load_relaxed(&self->done))
+        py_preempt(mp); /* a hog: at its next safe point */
+}
+
+int64_t deadline_from(PyObject *timeout) {
+    if (timeout == Py_None || timeout == NULL) return 0;
+    double s = PyFloat_AsDouble(timeout);
+    if (s == -1.0 && PyErr_Occurred()) {
+        if (PyErr_ExceptionMatches(PyExc_TypeError))
+            PyErr_Format(PyExc_TypeError, "timeout=%R: give a number of seconds, or None to wait for ever",
+                         timeout);
+        return -1;
+    }
+    if (isnan(s)) {
+        PyErr_SetString(PyExc_ValueError, "timeout=nan: give a number of seconds, or None to wait for ever");
+        return -1;
+    }
+    if (s <= 0) return -2;
+    if (s > 1e9) return 0; /* 30 years: for ever */
+    return nanotime() + (int64_t)(s * 1e9);
+}
+
+/* ---------------------------------------------------------------- workers and the hub */
+
+static PyObject *worker_run(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(unused)) {
+    m *mp = sched_self;
+    mhost *h = mp->host;
+    PyObject *me = (PyObject *)PyGreenlet_GetCurrent();
+    if (!me) return NULL;
+    while (h->pending) {
+        g *gp = h->pending;
+        h->pending = NULL;
+        pyg_run(mp, gp);
+        sched_enter(mp);
+        g *next = sched_next(mp);
+        if (!next) break;
+        if (!host_g(next)->greenlet) {
+            store_relaxed(&mp->cur, next);
+            h->pending = next;
+            continue;
+        }
+        if (PyList_Append(h->idle, me) < 0) { /* no memory: this worker ends, the hub goes on */
+            PyErr_Clear();
+            h->pending = next;
+            break;
+        }
+        if (switch_to(mp, next) < 0) break;
+    }
+    Py_DECREF(me);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef worker_def = {"worker", worker_run, METH_NOARGS, NULL};
+
+/* The thread's main greenlet: starts workers; everything else goes from G to G. */
+static void hub_loop(m *mp, mhost *h) {
+    PyObject *run = PyCFunction_New(&worker_def, NULL);
+    for (;;) {
+        g *next = h->pending;
+        h->pending = NULL;
+        if (!next) {
+            next = sched_next(mp);
+            if (!next) break;
+        }
+        store_relaxed(&mp->cur, next);
+        PyObject *to = host_g(next)->greenlet;
+        if (!to) {
+            h->pending = next;
+            to = idle_pop(h);
+            if (!to) to = (PyObject *)PyGreenlet_New(run, (PyGreenlet *)h->hub);
+            if (!to) Py_FatalError("gmpy_rt: no memory for a greenlet");
+        } else
+            Py_INCREF(to);
+        if (switch_greenlet(to) < 0) PyErr_WriteUnraisable(to);
+        Py_DECREF(to);
+    }
+    /* Stopping: idle workers come back from their switch with nothing pending and end. */
+    store_relaxed(&mp->cur, NULL);
+    for (PyObject *worker; (worker = idle_pop(h)); Py_DECREF(worker))
+        if (switch_greenlet(worker) < 0) PyErr_Clear();
+    Py_XDECREF(run);
+}
+
+void py_m_main(m *mp) {
+    mhost *h = calloc(1, sizeof *h);
+    PyGILState_STATE state = PyGILState_Ensure();
+    if (!h) Py_FatalError("gmpy_rt: no memory for an M");
+    h->mp = mp;
+    h->tstate = PyThreadState_Get();
+    h->hub = (PyObject *)PyGreenlet_GetCurrent();
+    h->idle = PyList_New(0);
+    store_release(&mp->host, h);
+    if (on_m_start) {
+        PyObject *r = PyObject_CallFunction(on_m_start, "I", mp->id);
+        if (!r) PyErr_WriteUnraisable(on_m_start);
+        Py_XDECREF(r);
+    }
+    hub_loop(mp, h);
+    mutex_lock(&h->lock);
+    h->tstate = NULL;
+    mutex_unlock(&h->lock);
+    Py_CLEAR(h->idle);
+    Py_CLEAR(h->hub);
+    PyGILState_Release(state);
+}
+
+/* ---------------------------------------------------------------- builtins */
+
+static PyObject *door_gosched(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
+    if (!sched_self) {
+        PyErr_SetString(PyExc_RuntimeError, "gosched() outside a runtime: call it in a function started by run() or go()");
+        return NULL;
+    }
+    if (yield_now(false) < 0) return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *door_sleep(PyObject *Py_UNUSED(module), PyObject *arg) {
+    seat s;
+    int64_t deadline = deadline_from(arg == Py_None ? NULL : arg);
+    if (arg == Py_None) {
+        PyErr_SetString(PyExc_TypeError, "sleep(None): give a number of seconds");
+        return NULL;
+    }
+    if (deadline == -1) return NULL;
+    if (deadline == -2) {
+        if (yield_now(false) < 0) return NULL;
+        Py_RETURN_NONE;
+    }
+    if (seat_take(&s) < 0) return NULL;
+    wait_begin(s.parker);
+    if (park(&s, deadline, WAIT_SLEEP) < 0) return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *door_set_on_m_start(PyObject *Py_UNUSED(module), PyObject *fn) {
+    Py_XSETREF(on_m_start, fn == Py_None ? NULL : Py_NewRef(fn));
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef methods[] = {
+    {"gosched", door_gosched, METH_NOARGS,
+     "gosched()\n--\n\nLet other G's run; return when it is this G's turn again."},
+    {"sleep", door_sleep, METH_O,
+     "sleep(seconds, /)\n--\n\nPark this G for so many seconds (float). 0 only yields.\n\n"
+     "Raises Cancelled if the G is cancelled meanwhile. A plain thread just sleeps."},
+    {"set_on_m_start", door_set_on_m_start, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+int pym_init(PyObject *module) {
+    PyGreenlet_Import();
+    if (!_PyGreenlet_API) return -1;
+    return PyModule_AddFunctions(module, methods);
+}

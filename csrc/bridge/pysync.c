@@ -1,0 +1,259 @@
+/* pysync.c: Lock and WaitGroup. */
+#include "bridge.h"
+
+#include "../gsync.h"
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *weakrefs;
+    glock l;
+    _Atomic uint64_t owner; /* id of the G that took it last; 0: a plain thread */
+} PyLock;
+
+/* 1: taken; 0: not within the time; -1: exception. */
+static int lock_wait(PyLock *self, bool blocking, int64_t deadline) {
+    if (!blocking) return 0;
+    seat s;
+    if (seat_take(&s) < 0) return -1;
+    int64_t since = nanotime();
+    for (bool again = false; !glock_wait(&self->l, s.parker, s.waiter, since, again); again = true) {
+        int why = park(&s, deadline, WAIT_MUTEX);
+        if (why != WAKE_OK) {
+            glock_unwait(&self->l, s.waiter);
+            return why == PARK_ERROR ? -1 : 0;
+        }
+        if (s.waiter->ok) break;
+    }
+    return 1;
+}
+
+static int lock_take(PyLock *self, bool blocking, int64_t deadline) {
+    int r = glock_try(&self->l) ? 1 : lock_wait(self, blocking, deadline);
+    if (r == 1) {
+        g *gp = current_g();
+        store_relaxed(&self->owner, gp ? gp->id : 0);
+    }
+    return r;
+}
+
+static PyObject *lock_acquire(PyLock *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    int blocking = 1;
+    PyObject *timeout = NULL;
+    if (unlikely(nargs || kwnames)) {
+        Py_ssize_t nkw = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
+        PyObject *given = nargs > 0 ? args[0] : NULL;
+        timeout = nargs > 1 ? args[1] : NULL;
+        for (Py_ssize_t i = 0; i < nkw; i++) {
+            PyObject *key = PyTuple_GET_ITEM(kwnames, i);
+            if (!given && PyUnicode_CompareWithASCIIString(key, "blocking") == 0)
+                given = args[nargs + i];
+            else if (!timeout && PyUnicode_CompareWithASCIIString(key, "timeout") == 0)
+                timeout = args[nargs + i];
+            else
+                nargs = 3;
+        }
+        if (nargs > 2) {
+            PyErr_SetString(PyExc_TypeError, "acquire() takes blocking=True and timeout=-1");
+            return NULL;
+        }
+        if (given && (blocking = PyObject_IsTrue(given)) < 0) return NULL;
+    }
+    int64_t deadline = 0;
+    if (timeout) {
+        double t = PyFloat_AsDouble(timeout);
+        if (t == -1.0 && PyErr_Occurred()) return NULL;
+        if (t != -1.0) {
+            if (!blocking) {
+                PyErr_SetString(PyExc_ValueError, "can't specify a timeout for a non-blocking call");
+                return NULL;
+            }
+            if (t < 0) {
+                PyErr_Format(PyExc_ValueError, "timeout=%R: give seconds >= 0, or -1 to wait for ever", timeout);
+                return NULL;
+            }
+            if (t > 1e9 * 9) {
+                PyErr_Format(PyExc_OverflowError, "timeout=%R is too large; use -1 to wait for ever", timeout);
+                return NULL;
+            }
+            deadline = deadline_from(timeout);
+            if (deadline == -1) return NULL;
+            if (deadline == -2) blocking = 0;
+        }
+    }
+    int r = lock_take(self, blocking, deadline);
+    return r < 0 ? NULL : PyBool_FromLong(r);
+}
+
+static int lock_free(PyLock *self) {
+    if (likely(glock_release(&self->l))) return 0;
+    PyErr_Format(PyExc_RuntimeError, "release of %R, which nobody holds; acquire() it first", self);
+    return -1;
+}
+
+static PyObject *lock_release(PyLock *self, PyObject *Py_UNUSED(unused)) {
+    if (lock_free(self) < 0) return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *lock_enter(PyLock *self, PyObject *Py_UNUSED(unused)) {
+    if (lock_take(self, true, 0) < 0) return NULL;
+    Py_RETURN_TRUE;
+}
+
+static PyObject *lock_exit(PyLock *self, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs)) {
+    return lock_release(self, NULL);
+}
+
+static PyObject *lock_locked(PyLock *self, PyObject *Py_UNUSED(unused)) {
+    return PyBool_FromLong(load_acquire(&self->l.word) != 0);
+}
+
+static PyObject *lock_owner(PyLock *self, void *Py_UNUSED(c)) {
+    uint64_t id = load_relaxed(&self->owner);
+    if (!load_acquire(&self->l.word) || !id) Py_RETURN_NONE;
+    return PyLong_FromUnsignedLongLong(id);
+}
+
+static PyObject *lock_nwaiters(PyLock *self, void *Py_UNUSED(c)) { return PyLong_FromUnsignedLong(load_relaxed(&self->l.nwaiters)); }
+
+static PyObject *lock_repr(PyLock *self) {
+    uint32_t waiters = load_relaxed(&self->l.nwaiters);
+    uint64_t id = load_relaxed(&self->owner);
+    if (!load_acquire(&self->l.word)) return PyUnicode_FromFormat("<%s object at %p: free>", Py_TYPE(self)->tp_name, self);
+    if (id)
+        return PyUnicode_FromFormat("<%s object at %p: held by G %llu, %u waiting>", Py_TYPE(self)->tp_name, self,
+                                    (unsigned long long)id, waiters);
+    return PyUnicode_FromFormat("<%s object at %p: held by a thread, %u waiting>", Py_TYPE(self)->tp_name, self, waiters);
+}
+
+static void leaf_dealloc(PyLock *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    if (self->weakrefs) PyObject_ClearWeakRefs((PyObject *)self);
+    type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef lock_methods[] = {
+    {"acquire", (PyCFunction)(void (*)(void))lock_acquire, METH_FASTCALL | METH_KEYWORDS,
+     "acquire(blocking=True, timeout=-1)\n--\n\nTake the lock; return whether it was taken.\n\n"
+     "timeout: seconds; -1 waits for ever. Parks the G, never its M. Raises Cancelled."},
+    {"release", (PyCFunction)lock_release, METH_NOARGS,
+     "release()\n--\n\nFree the lock; any G or thread may. Raises RuntimeError if nobody holds it."},
+    {"locked", (PyCFunction)lock_locked, METH_NOARGS, "locked()\n--\n\nWhether somebody holds it."},
+    {"__enter__", (PyCFunction)lock_enter, METH_NOARGS, NULL},
+    {"__exit__", (PyCFunction)(void (*)(void))lock_exit, METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef lock_getset[] = {
+    {"owner", (getter)lock_owner, NULL, "int or None: id of the G that holds it; None if free or held by a thread.", NULL},
+    {"waiters", (getter)lock_nwaiters, NULL, "int: how many wait for it.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef lock_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(PyLock, weakrefs), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot lock_slots[] = {
+    {Py_tp_new, PyType_GenericNew},  {Py_tp_dealloc, leaf_dealloc}, {Py_tp_methods, lock_methods},
+    {Py_tp_getset, lock_getset},     {Py_tp_members, lock_members}, {Py_tp_repr, lock_repr},
+    {Py_tp_doc, "Lock()\n--\n\nthreading.Lock's interface for G's and plain threads.\n\n"
+                "Who has waited for 1 ms gets it by direct hand-off (Go's starvation mode)."},
+    {0, NULL},
+};
+
+static PyType_Spec lock_spec = {
+    .name = "gmpy_rt.Lock",
+    .basicsize = sizeof(PyLock),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = lock_slots,
+};
+
+/* ---------------------------------------------------------------- WaitGroup */
+
+typedef struct {
+    PyObject_HEAD
+    PyObject *weakrefs;
+    waitgroup wg;
+} PyWaitGroup;
+
+static PyObject *wg_add_n(PyWaitGroup *self, int64_t n) {
+    if (waitgroup_add(&self->wg, n)) Py_RETURN_NONE;
+    PyErr_Format(PyExc_ValueError, "WaitGroup: the counter would go below 0 (add(%lld) at %lld); more done() than add()",
+                 (long long)n, (long long)self->wg.count);
+    return NULL;
+}
+
+static PyObject *wg_add(PyWaitGroup *self, PyObject *const *args, Py_ssize_t nargs) {
+    long long n = 1;
+    if (nargs > 1) {
+        PyErr_SetString(PyExc_TypeError, "add() takes one number: add(n=1)");
+        return NULL;
+    }
+    if (nargs && (n = PyLong_AsLongLong(args[0])) == -1 && PyErr_Occurred()) return NULL;
+    return wg_add_n(self, n);
+}
+
+static PyObject *wg_done(PyWaitGroup *self, PyObject *Py_UNUSED(unused)) { return wg_add_n(self, -1); }
+
+static PyObject *wg_wait(PyWaitGroup *self, PyObject *args, PyObject *kwargs) {
+    static char *names[] = {"timeout", NULL};
+    PyObject *timeout = Py_None;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|O:wait", names, &timeout)) return NULL;
+    int64_t deadline = deadline_from(timeout);
+    if (deadline == -1) return NULL;
+    if (waitgroup_wait(&self->wg, NULL, NULL)) Py_RETURN_TRUE;
+    if (deadline == -2) Py_RETURN_FALSE;
+    seat s;
+    if (seat_take(&s) < 0) return NULL;
+    if (waitgroup_wait(&self->wg, s.parker, s.waiter)) Py_RETURN_TRUE;
+    int why = park(&s, deadline, WAIT_GROUP);
+    if (why == WAKE_OK) Py_RETURN_TRUE;
+    waitgroup_unwait(&self->wg, s.waiter);
+    if (why == PARK_ERROR) return NULL;
+    Py_RETURN_FALSE;
+}
+
+static PyObject *wg_count(PyWaitGroup *self, void *Py_UNUSED(c)) { return PyLong_FromLongLong(self->wg.count); }
+
+static PyMethodDef wg_methods[] = {
+    {"add", (PyCFunction)(void (*)(void))wg_add, METH_FASTCALL,
+     "add(n=1, /)\n--\n\nAdd n to the counter. Raises ValueError if it would go below 0."},
+    {"done", (PyCFunction)wg_done, METH_NOARGS, "done()\n--\n\nadd(-1)."},
+    {"wait", (PyCFunction)(void (*)(void))wg_wait, METH_VARARGS | METH_KEYWORDS,
+     "wait(timeout=None)\n--\n\nWait until the counter is 0. Returns False after timeout seconds."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyGetSetDef wg_getset[] = {
+    {"count", (getter)wg_count, NULL, "int: the counter.", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
+static PyMemberDef wg_members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(PyWaitGroup, weakrefs), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot wg_slots[] = {
+    {Py_tp_new, PyType_GenericNew}, {Py_tp_dealloc, leaf_dealloc}, {Py_tp_methods, wg_methods},
+    {Py_tp_getset, wg_getset},      {Py_tp_members, wg_members},
+    {Py_tp_doc, "WaitGroup()\n--\n\nGo's sync.WaitGroup: wait for a number of things to be done."},
+    {0, NULL},
+};
+
+static PyType_Spec wg_spec = {
+    .name = "gmpy_rt._door.WaitGroup",
+    .basicsize = sizeof(PyWaitGroup),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = wg_slots,
+};
+
+int pysync_init(PyObject *module) {
+    PyObject *lock = PyType_FromModuleAndSpec(module, &lock_spec, NULL);
+    if (!lock || PyModule_AddObjectRef(module, "Lock", lock) < 0) return -1;
+    PyObject *wg = PyType_FromModuleAndSpec(module, &wg_spec, NULL);
+    return wg ? PyModule_AddObjectRef(module, "WaitGroup", wg) : -1;
+}

@@ -1,0 +1,234 @@
+#include "netpoll.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "g.h"
+
+enum { CHUNK_PD = 256, MAX_CHUNKS = 1 << 14, BATCH = 128 };
+
+static int epfd = -1, breakfd = -1;
+static _Atomic uint32_t broken; /* an unread break is in the eventfd */
+static _Atomic uint32_t waiting;
+static mutex slab_lock;
+static _Atomic(pd *) chunks[MAX_CHUNKS];
+static uint32_t slots;
+static pd *free_list;
+
+static const uint64_t BREAK_KEY = UINT64_MAX;
+
+int netpoll_init(void) {
+    if (epfd >= 0) return 0;
+    epfd = epoll_create1(EPOLL_CLOEXEC);
+    if (epfd < 0) return -errno;
+    breakfd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    struct epoll_event ev = {.events = EPOLLIN, .data.u64 = BREAK_KEY};
+    if (breakfd < 0 || epoll_ctl(epfd, EPOLL_CTL_ADD, breakfd, &ev) < 0) {
+        int err = errno;
+        netpoll_fini();
+        return -err;
+    }
+    store_relaxed(&broken, 0);
+    store_relaxed(&waiting, 0);
+    return 0;
+}
+
+void netpoll_fini(void) {
+    if (epfd >= 0) close(epfd);
+    if (breakfd >= 0) close(breakfd);
+    epfd = breakfd = -1;
+}
+
+static pd *pd_alloc(void) {
+    mutex_lock(&slab_lock);
+    if (!free_list) {
+        mutex_unlock(&slab_lock);
+        pd *chunk = calloc(CHUNK_PD, sizeof(pd));
+        if (!chunk) return NULL;
+        mutex_lock(&slab_lock);
+        if (slots / CHUNK_PD >= MAX_CHUNKS) {
+            mutex_unlock(&slab_lock);
+            free(chunk);
+            return NULL;
+        }
+        for (uint32_t i = CHUNK_PD; i-- > 0;) {
+            chunk[i].index = slots + i;
+            chunk[i].next_free = free_list;
+            free_list = &chunk[i];
+        }
+        store_release(&chunks[slots / CHUNK_PD], chunk);
+        slots += CHUNK_PD;
+    }
+    pd *d = free_list;
+    free_list = d->next_free;
+    mutex_unlock(&slab_lock);
+    return d;
+}
+
+pd *netpoll_open(int fd) {
+    pd *d = pd_alloc();
+    if (!d) {
+        errno = ENOMEM;
+        return NULL;
+    }
+    d->fd = fd;
+    store_relaxed(&d->closing, false);
+    store_relaxed(&d->hup, false);
+    for (int i = 0; i < 2; i++) {
+        store_relaxed(&d->dir[i].state, 1); /* hope for the best: the first call just tries */
+        d->dir[i].waiters = (waitq){NULL, NULL};
+        store_relaxed(&d->dir[i].n, 0);
+    }
+    uint32_t gen = load_relaxed(&d->gen) + 1;
+    if (gen == UINT32_MAX) gen = 1; /* never BREAK_KEY */
+    store_release(&d->gen, gen);
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+                             .data.u64 = (uint64_t)gen << 32 | d->index};
+    if (epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &ev) < 0) {
+        int err = errno;
+        netpoll_free(d);
+        errno = err;
+        return NULL;
+    }
+    return d;
+}
+
+/* Wakes the first waiter; call with the lock, which it drops. */
+static bool wake_first_unlock(pd *d, int mode, uint8_t why) {
+    waiter *w = d->dir[mode].waiters.first ? waitq_claim(&d->dir[mode].waiters, why) : NULL;
+    if (w) {
+        /* Dropped waiters uncount themselves (netpoll_unwait): count only this one. */
+        atomic_fetch_sub(&d->dir[mode].n, 1);
+        atomic_fetch_sub(&waiting, 1);
+    }
+    mutex_unlock(&d->lock);
+    if (w) parker_unpark(w->parker);
+    return w != NULL;
+}
+
+void netpoll_close(pd *d) {
+    mutex_lock(&d->lock);
+    if (load_relaxed(&d->closing)) {
+        mutex_unlock(&d->lock);
+        return;
+    }
+    store_release(&d->closing, true);
+    store_release(&d->gen, load_relaxed(&d->gen) + 1); /* events still on their way are stale */
+    mutex_unlock(&d->lock);
+    struct epoll_event ev = {0};
+    epoll_ctl(epfd, EPOLL_CTL_DEL, d->fd, &ev);
+    for (int mode = 0; mode < 2; mode++)
+        do mutex_lock(&d->lock);
+        while (wake_first_unlock(d, mode, WAKE_CLOSED));
+}
+
+void netpoll_free(pd *d) {
+    mutex_lock(&slab_lock);
+    d->next_free = free_list;
+    free_list = d;
+    mutex_unlock(&slab_lock);
+}
+
+void netpoll_drained(pd *d, int mode, uint64_t state) {
+    if (load_relaxed(&d->hup)) return;
+    atomic_compare_exchange_strong_explicit(&d->dir[mode].state, &state, state & ~1ULL, memory_order_seq_cst,
+                                            memory_order_relaxed);
+}
+
+enum poll_result netpoll_wait(pd *d, int mode, uint64_t state, parker *k, waiter *w, bool front) {
+    mutex_lock(&d->lock);
+    enum poll_result r = POLL_PARK;
+    if (load_relaxed(&d->closing))
+        r = POLL_CLOSED;
+    else if (load_relaxed(&d->dir[mode].state) >> 1 != state >> 1)
+        r = POLL_AGAIN;
+    else {
+        waiter_init(w, k, wait_begin(k));
+        if (front)
+            waitq_push_front(&d->dir[mode].waiters, w);
+        else
+            waitq_push(&d->dir[mode].waiters, w);
+        atomic_fetch_add(&d->dir[mode].n, 1);
+        atomic_fetch_add(&waiting, 1);
+    }
+    mutex_unlock(&d->lock);
+    return r;
+}
+
+void netpoll_unwait(pd *d, int mode, waiter *w) {
+    mutex_lock(&d->lock);
+    waitq_remove(&d->dir[mode].waiters, w); /* a waker may have dropped it already */
+    atomic_fetch_sub(&d->dir[mode].n, 1);
+    atomic_fetch_sub(&waiting, 1);
+    /* Others may have lined up behind it although the fd is ready. */
+    if (netpoll_ready(load_relaxed(&d->dir[mode].state)))
+        wake_first_unlock(d, mode, WAKE_OK);
+    else
+        mutex_unlock(&d->lock);
+}
+
+void netpoll_pass(pd *d, int mode) {
+    if (!netpoll_queued(d, mode)) return;
+    mutex_lock(&d->lock);
+    wake_first_unlock(d, mode, WAKE_OK);
+}
+
+static int dispatch(struct epoll_event *ev) {
+    uint32_t index = (uint32_t)ev->data.u64, gen = (uint32_t)(ev->data.u64 >> 32);
+    pd *d = load_acquire(&chunks[index / CHUNK_PD]) + index % CHUNK_PD;
+    if (load_acquire(&d->gen) != gen) return 0;
+    uint32_t all = EPOLLERR | EPOLLHUP;
+    uint32_t bits[2] = {EPOLLIN | EPOLLRDHUP | EPOLLPRI | all, EPOLLOUT | all};
+    int woken = 0;
+    for (int mode = 0; mode < 2; mode++) {
+        if (!(ev->events & bits[mode])) continue;
+        mutex_lock(&d->lock);
+        if (load_relaxed(&d->gen) != gen) {
+            mutex_unlock(&d->lock);
+            return woken;
+        }
+        if (ev->events & (EPOLLRDHUP | all)) store_relaxed(&d->hup, true);
+        uint64_t state = load_relaxed(&d->dir[mode].state);
+        store_seq(&d->dir[mode].state, ((state >> 1) + 1) << 1 | 1);
+        woken += wake_first_unlock(d, mode, WAKE_OK);
+    }
+    return woken;
+}
+
+int netpoll(int64_t deadline) {
+    struct epoll_event events[BATCH];
+    int64_t left = 0;
+    if (deadline == INT64_MAX)
+        left = -1;
+    else if (deadline) {
+        left = deadline - nanotime();
+        if (left < 0) left = 0;
+    }
+    struct timespec ts = {left / SECOND, left % SECOND};
+    int n = epoll_pwait2(epfd, events, BATCH, left < 0 ? NULL : &ts, NULL);
+    if (n < 0 && errno == ENOSYS) /* before Linux 5.11: whole milliseconds, rounded up */
+        n = epoll_wait(epfd, events, BATCH, left < 0 ? -1 : (int)((left + 999999) / MILLISECOND));
+    int woken = 0;
+    for (int i = 0; i < n; i++) {
+        if (events[i].data.u64 == BREAK_KEY) {
+            uint64_t value;
+            /* Unarm before reading: a break that comes in between writes again. */
+            atomic_exchange(&broken, 0);
+            if (read(breakfd, &value, sizeof value) < 0) continue;
+        } else
+            woken += dispatch(&events[i]);
+    }
+    return woken;
+}
+
+void netpoll_break(void) {
+    if (atomic_exchange(&broken, 1)) return;
+    uint64_t one = 1;
+    while (write(breakfd, &one, sizeof one) < 0 && errno == EINTR) {
+    }
+}
+
+uint32_t netpoll_waiters(void) { return load_seq(&waiting); }

@@ -1,0 +1,768 @@
+/* scheduler.c: what runs next, and who sleeps and wakes. After Go's runtime/proc.go. */
+#include "scheduler.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "netpoll.h"
+
+sched S;
+_Thread_local m *sched_self __attribute__((tls_model("initial-exec")));
+
+enum {
+    GLOBAL_TICK = 61,    /* Go's: a look at the global queue first, so that it can't starve */
+    TURN_PICKS = 61,     /* bound and fresh g's take turns of so many picks */
+    ID_BATCH = 16,
+    SPREAD_LEAD = 8,     /* pinned g's that an M may have more than the emptiest one */
+};
+static const int64_t TURN_NS = 100 * MICROSECOND;
+/* An M with work of its own keeps its P that long before it serves another M's token. */
+static const int64_t TOKEN_QUANTUM = 1 * MILLISECOND;
+/* A g that waited that long for another M to take it starts here after all. */
+static const int64_t SPREAD_PATIENCE = 1 * MILLISECOND;
+
+/* ---------------------------------------------------------------- idle lists (sched.lock) */
+
+static void pidle_put(p *pp) {
+    store_release(&pp->status, P_IDLE);
+    store_release(&pp->m, NULL);
+    pp->next_idle = S.idlep;
+    S.idlep = pp;
+    atomic_fetch_add(&S.nidlep, 1);
+}
+
+/* Takes an idle P, `want` if that one is idle (its caches are warm). */
+static p *pidle_get(p *want) {
+    p **at = &S.idlep;
+    if (want)
+        while (*at && *at != want) at = &(*at)->next_idle;
+    if (!*at) at = &S.idlep;
+    p *pp = *at;
+    if (!pp) return NULL;
+    *at = pp->next_idle;
+    atomic_fetch_sub(&S.nidlep, 1);
+    return pp;
+}
+
+static void midle_put(m *mp) {
+    mp->next_idle = S.idlem;
+    S.idlem = mp;
+    mp->idle_listed = true;
+}
+
+static void midle_remove(m *mp) {
+    if (!mp->idle_listed) return;
+    for (m **at = &S.idlem; *at; at = &(*at)->next_idle)
+        if (*at == mp) {
+            *at = mp->next_idle;
+            break;
+        }
+    mp->idle_listed = false;
+}
+
+/* An M that may run anybody's fresh g's; the one in netpoll only if there's no other. */
+static m *midle_get(void) {
+    m *mp = S.idlem;
+    if (mp) {
+        midle_remove(mp);
+        return mp;
+    }
+    mp = load_relaxed(&S.poller);
+    return mp && mp->state == M_IDLE && !mp->no_fresh ? mp : NULL;
+}
+
+/* Gives pp to a sleeping mp. Returns how to wake it: do that after unlocking. */
+static bool give(m *mp, p *pp) {
+    assert(mp->state == M_IDLE || mp->state == M_WANTP);
+    midle_remove(mp);
+    mp->state = M_RUN;
+    mp->nextp = pp;
+    store_release(&pp->status, P_RUNNING);
+    return mp->polling;
+}
+
+static void wake_m(m *mp, bool polling) {
+    if (polling)
+        netpoll_break();
+    else
+        note_wake(&mp->note);
+}
+
+static void queue_token(m *mp) {
+    mp->state = M_WANTP;
+    if (mp->token_queued) return;
+    mp->token_queued = true;
+    midle_remove(mp);
+    globq_put_one(&S.globq, &mp->token);
+}
+
+static void take_p(m *mp, p *pp) {
+    store_release(&pp->m, mp);
+    store_release(&pp->status, P_RUNNING);
+    store_seq(&mp->p, pp);
+    mp->lastp = pp;
+    mp->p_since = nanotime();
+    if (load_relaxed(&S.sysmon_asleep)) sysmon_wake();
+}
+
+/* ---------------------------------------------------------------- new M's */
+
+static void *m_start(void *arg) {
+    m *mp = arg;
+    sched_self = mp;
+    S.ops.m_main(mp);
+    return NULL;
+}
+
+/* Makes an M that starts with pp. False: the system gives no more threads. */
+static bool newm(p *pp, bool spinning) {
+    uint32_t id = atomic_fetch_add(&S.nm, 1);
+    m *mp = id < MAX_M ? aligned_alloc(CACHE_LINE, sizeof(m)) : NULL;
+    if (!mp) goto fail;
+    memset(mp, 0, sizeof *mp);
+    mp->id = id;
+    mp->token.is_token = true;
+    mp->spinning = spinning;
+    store_relaxed(&mp->hold, HOLD_CORE);
+    boundq_init(&mp->bound);
+    take_p(mp, pp);
+    store_release(&S.allm[id], mp);
+    if (pthread_create(&mp->thread, NULL, m_start, mp) == 0) return true;
+    store_release(&S.allm[id], NULL);
+    free(mp);
+fail:
+    atomic_fetch_sub(&S.nm, 1);
+    return false;
+}
+
+/* Finds an M for pp (status RUNNING, owned by the caller), or idles pp. */
+static void startm(p *pp, bool spinning) {
+    mutex_lock(&S.lock);
+    m *mp = midle_get();
+    if (mp) {
+        mp->spinning = spinning;
+        bool polling = give(mp, pp);
+        mutex_unlock(&S.lock);
+        wake_m(mp, polling);
+        return;
+    }
+    mutex_unlock(&S.lock);
+    if (newm(pp, spinning)) return;
+    if (spinning) atomic_fetch_sub(&S.nspinning, 1);
+    mutex_lock(&S.lock);
+    pidle_put(pp);
+    mutex_unlock(&S.lock);
+}
+
+void sched_wakep(void) {
+    uint32_t none = 0;
+    if (load_seq(&S.nidlep) == 0 || load_seq(&S.nspinning) != 0) return;
+    if (!atomic_compare_exchange_strong(&S.nspinning, &none, 1)) return;
+    mutex_lock(&S.lock);
+    p *pp = pidle_get(NULL);
+    if (pp) store_release(&pp->status, P_RUNNING);
+    mutex_unlock(&S.lock);
+    if (pp)
+        startm(pp, true);
+    else
+        atomic_fetch_sub(&S.nspinning, 1);
+}
+
+void sched_handoffp(p *pp) {
+    if (!load_relaxed(&pp->retire) &&
+        (!runq_empty(&pp->runq) || globq_len(&S.globq) || timers_due(&pp->timers, nanotime()))) {
+        startm(pp, false);
+        return;
+    }
+    mutex_lock(&S.lock);
+    if (load_relaxed(&pp->retire))
+        store_release(&pp->status, P_RETIRED);
+    else
+        pidle_put(pp);
+    mutex_unlock(&S.lock);
+    /* Work that came between the look and the idling found nobody to wake. */
+    if (globq_len(&S.globq) || !runq_empty(&pp->runq)) sched_wakep();
+}
+
+/* ---------------------------------------------------------------- becoming runnable */
+
+static void check_last(void) {
+    if (sched_live() == 0) S.ops.idle();
+}
+
+/* mp has a runnable g and, a moment ago, no P. */
+static void need_p(m *mp) {
+    mutex_lock(&S.lock);
+    if (mp->state != M_IDLE) {
+        mutex_unlock(&S.lock);
+        return;
+    }
+    p *pp = pidle_get(mp->lastp);
+    if (!pp) {
+        queue_token(mp);
+        mutex_unlock(&S.lock);
+        return;
+    }
+    bool polling = give(mp, pp);
+    mutex_unlock(&S.lock);
+    wake_m(mp, polling);
+}
+
+void sched_ready(g *gp) {
+    m *mp = load_relaxed(&gp->m), *self = sched_self;
+    store_relaxed(&gp->ready_at, nanotime());
+    g_move(gp, G_WAITING, G_RUNNABLE);
+    boundq_push(&mp->bound, gp);
+    /* A waker that is mp itself looks at its queue before it sleeps. */
+    if (mp != self && !load_seq(&mp->p)) need_p(mp);
+}
+
+void parker_unpark(parker *k) {
+    if (k->g)
+        sched_ready(k->g);
+    else
+        note_wake(&k->note);
+}
+
+void sched_go(g *gp) {
+    m *mp = sched_self;
+    p *pp = mp ? load_relaxed(&mp->p) : NULL;
+    g_move(gp, G_IDLE, G_RUNNABLE);
+    store_relaxed(&gp->ready_at, nanotime());
+    if (pp) {
+        if (mp->next_id == mp->end_id) {
+            mp->next_id = atomic_fetch_add(&S.next_id, ID_BATCH);
+            mp->end_id = mp->next_id + ID_BATCH;
+        }
+        gp->id = mp->next_id++;
+        count_add(&pp->stat.created, 1);
+        runq_put(&pp->runq, gp, true, &S.globq);
+    } else {
+        gp->id = atomic_fetch_add(&S.next_id, ID_BATCH);
+        atomic_fetch_add(&S.created_outside, 1);
+        globq_put_one(&S.globq, &gp->link);
+    }
+    atomic_thread_fence(memory_order_seq_cst); /* queue before nidlep: see scheduler.h, sleeping */
+    sched_wakep();
+}
+
+void sched_yield_g(m *mp, g *gp) {
+    store_relaxed(&gp->ready_at, nanotime());
+    g_move(gp, G_RUNNING, G_RUNNABLE);
+    boundq_push(&mp->bound, gp);
+}
+
+void sched_end(m *mp, g *gp) {
+    g_move(gp, G_RUNNING, G_DEAD);
+    g_move(gp, G_DEAD, G_IDLE);
+    count_add(&mp->pinned, -1);
+    count_add(&load_relaxed(&mp->p)->stat.ended, 1);
+    if (unlikely(load_relaxed(&S.draining))) check_last();
+}
+
+/* ---------------------------------------------------------------- timers over all P's */
+
+int64_t sched_next_timer(void) {
+    int64_t next = INT64_MAX;
+    for (uint32_t i = 0; i < S.maxp; i++) {
+        int64_t n = load_seq(&load_relaxed(&S.allp[i])->timers.next);
+        if (n < next) next = n;
+    }
+    return next;
+}
+
+void sched_timer_added(int64_t when) {
+    if (load_seq(&S.poller) && when < load_seq(&S.poll_until)) netpoll_break();
+}
+
+void sched_run_timers(int64_t now) {
+    for (uint32_t i = 0; i < S.maxp; i++) timers_run(&load_relaxed(&S.allp[i])->timers, now);
+}
+
+void sched_kick_poller(void) {
+    mutex_lock(&S.lock);
+    m *mp = load_relaxed(&S.poller) ? NULL : S.idlem;
+    mutex_unlock(&S.lock);
+    if (mp) note_wake(&mp->note);
+}
+
+/* ---------------------------------------------------------------- sleeping */
+
+/* The M (state M_IDLE or M_WANTP, P released) sleeps until it was given a P. */
+static void sleep_until_given(m *mp) {
+    for (;;) {
+        mutex_lock(&S.lock);
+        p *pp = mp->nextp;
+        if (!pp && load_relaxed(&S.stopping)) {
+            mutex_unlock(&S.lock);
+            return;
+        }
+        bool poll = !pp && !load_relaxed(&S.poller);
+        if (pp) {
+            mp->nextp = NULL;
+            mp->polling = false;
+        } else if (poll) {
+            midle_remove(mp);
+            mp->polling = true;
+            store_seq(&S.poll_until, INT64_MAX);
+            store_seq(&S.poller, mp);
+        }
+        mutex_unlock(&S.lock);
+        if (pp) {
+            take_p(mp, pp);
+            return;
+        }
+        if (!poll) {
+            note_sleep(&mp->note, 0);
+            continue;
+        }
+        /* A timer added from here on is earlier than poll_until and breaks the poll;
+         * one added before is seen by the scan. */
+        int64_t until = sched_next_timer();
+        store_seq(&S.poll_until, until);
+        netpoll(until);
+        int64_t now = nanotime();
+        store_relaxed(&S.last_poll, now);
+        sched_run_timers(now);
+        mutex_lock(&S.lock);
+        store_seq(&S.poller, NULL);
+        mp->polling = false;
+        if (!mp->nextp) {
+            bool work = boundq_len(&mp->bound) || (!mp->no_fresh && globq_len(&S.globq));
+            pp = work ? pidle_get(mp->lastp) : NULL;
+            if (pp)
+                give(mp, pp);
+            else if (boundq_len(&mp->bound))
+                queue_token(mp);
+            else if (!mp->no_fresh && mp->state == M_IDLE)
+                midle_put(mp);
+        }
+        mutex_unlock(&S.lock);
+    }
+}
+
+static void check_deadlock(void) {
+    if (sched_deadlocked()) S.ops.idle();
+}
+
+/* Is there anything that an idle M could run? */
+static bool work_anywhere(m *mp) {
+    if (boundq_len(&mp->bound)) return true;
+    if (mp->no_fresh) return false;
+    if (globq_len(&S.globq)) return true;
+    for (uint32_t i = 0; i < S.maxp; i++)
+        if (!runq_empty(&load_relaxed(&S.allp[i])->runq)) return true;
+    return false;
+}
+
+/* Releases mp's P and sleeps until there is something to do; mp then has a P again,
+ * or the scheduler is stopping (p == NULL). */
+static void stopm(m *mp) {
+    p *pp = load_relaxed(&mp->p);
+    mutex_lock(&S.lock);
+    mp->state = M_IDLE;
+    store_seq(&mp->p, NULL);
+    if (!mp->no_fresh) midle_put(mp);
+    bool retired = load_relaxed(&pp->retire);
+    bool handoff = mp->no_fresh && !retired;
+    if (retired)
+        store_release(&pp->status, P_RETIRED);
+    else if (!handoff)
+        pidle_put(pp);
+    mutex_unlock(&S.lock);
+    if (handoff) sched_handoffp(pp);
+    if (mp->spinning) {
+        mp->spinning = false;
+        atomic_fetch_sub(&S.nspinning, 1);
+    }
+    atomic_thread_fence(memory_order_seq_cst);
+    /* Whoever submitted before the drop is seen here; whoever submits after it wakes us. */
+    if (work_anywhere(mp)) {
+        mutex_lock(&S.lock);
+        if (mp->state == M_IDLE) {
+            p *back = pidle_get(pp);
+            if (back)
+                give(mp, back);
+            else if (boundq_len(&mp->bound))
+                queue_token(mp);
+        }
+        mutex_unlock(&S.lock);
+    } else
+        check_deadlock();
+    S.ops.detach(mp);
+    sleep_until_given(mp);
+    S.ops.attach(mp);
+}
+
+/* Hands mp's P to `to`, whose token was dequeued, and sleeps (Go's startlockedm). */
+static void serve_token(m *mp, m *to) {
+    p *pp = load_relaxed(&mp->p);
+    mutex_lock(&S.lock);
+    to->token_queued = false;
+    if (to->state != M_WANTP) { /* it found a P by itself meanwhile */
+        mutex_unlock(&S.lock);
+        return;
+    }
+    p *idle = pidle_get(to->lastp);
+    if (idle) {
+        bool polling = give(to, idle);
+        mutex_unlock(&S.lock);
+        wake_m(to, polling);
+        return;
+    }
+    count_add(&pp->stat.tokens, 1);
+    mp->state = M_IDLE;
+    store_seq(&mp->p, NULL);
+    atomic_thread_fence(memory_order_seq_cst);
+    if (boundq_len(&mp->bound))
+        queue_token(mp);
+    else if (!mp->no_fresh)
+        midle_put(mp);
+    bool polling = give(to, pp);
+    mutex_unlock(&S.lock);
+    if (mp->spinning) {
+        mp->spinning = false;
+        atomic_fetch_sub(&S.nspinning, 1);
+    }
+    wake_m(to, polling);
+    S.ops.detach(mp);
+    sleep_until_given(mp);
+    S.ops.attach(mp);
+}
+
+p *sched_reacquire(m *mp) {
+    mutex_lock(&S.lock);
+    atomic_fetch_sub(&S.nnop, 1);
+    mp->state = M_IDLE;
+    p *pp = pidle_get(mp->lastp);
+    if (pp)
+        give(mp, pp);
+    else
+        queue_token(mp);
+    mutex_unlock(&S.lock);
+    S.ops.detach(mp);
+    while (!load_relaxed(&mp->p) && !load_relaxed(&S.stopping)) sleep_until_given(mp);
+    S.ops.attach(mp);
+    return load_relaxed(&mp->p);
+}
+
+p *sched_retake(m *mp, uint32_t from) {
+    p *pp = NULL;
+    mutex_lock(&S.lock);
+    if (atomic_compare_exchange_strong_explicit(&mp->hold, &from, HOLD_TAKEN, memory_order_acq_rel,
+                                                memory_order_relaxed)) {
+        pp = load_relaxed(&mp->p);
+        mp->state = M_NOP;
+        store_relaxed(&mp->nop_since, nanotime());
+        store_seq(&mp->p, NULL);
+        atomic_fetch_add(&S.nnop, 1);
+    }
+    mutex_unlock(&S.lock);
+    return pp;
+}
+
+/* ---------------------------------------------------------------- what runs next */
+
+/* Should a fresh g rather start elsewhere? A started g never leaves its M, so an M that
+ * already has many more of them than another leaves new ones to others while a P idles. */
+static bool spread(m *mp, g *gp, int64_t now) {
+    if (load_relaxed(&S.nidlep) == 0 || now - load_relaxed(&gp->ready_at) > SPREAD_PATIENCE) return false;
+    uint32_t mine = load_relaxed(&mp->pinned), least = UINT32_MAX;
+    if (mine < SPREAD_LEAD) return false;
+    uint32_t others = 0, nm = load_relaxed(&S.nm);
+    for (uint32_t i = 0; i < nm && i < MAX_M; i++) {
+        m *other = load_relaxed(&S.allm[i]);
+        if (!other || other == mp || other->no_fresh) continue;
+        uint32_t n = load_relaxed(&other->pinned);
+        if (n < least) least = n;
+        others++;
+    }
+    if (!others) least = 0; /* the M that would take it isn't made yet */
+    return mine >= least + SPREAD_LEAD;
+}
+
+static void leave_to_others(p *pp, g *gp) {
+    count_add(&pp->stat.spread, 1);
+    globq_put_one(&S.globq, &gp->link);
+    atomic_thread_fence(memory_order_seq_cst);
+    sched_wakep();
+}
+
+static g *start(m *mp, p *pp, g *gp, int64_t now) {
+    if (load_relaxed(&gp->m) == NULL) {
+        store_relaxed(&gp->m, mp);
+        count_add(&mp->pinned, 1);
+    }
+    g_move(gp, G_RUNNABLE, G_RUNNING);
+    hist_add(&pp->stat.latency, now - load_relaxed(&gp->ready_at));
+    count_add(&pp->stat.schedtick, 1);
+    if (mp->spinning) {
+        mp->spinning = false;
+        /* The last spinner that finds work wakes the next one (Go's resetspinning). */
+        if (atomic_fetch_sub(&S.nspinning, 1) == 1) sched_wakep();
+    }
+    return gp;
+}
+
+/* Bound and fresh g's in turns: neither kind can starve the other. A turn is bounded in
+ * picks and in time, and while fresh g's end without parking they run without a switch. */
+static g *pick_local(m *mp, p *pp, int64_t now) {
+    g *gp = NULL;
+    if (mp->streak >= TURN_PICKS || now - mp->turn_since > TURN_NS) {
+        mp->turn = mp->turn == TURN_BOUND ? TURN_FRESH : TURN_BOUND;
+        mp->streak = 0;
+        mp->turn_since = now;
+    }
+    for (int tries = 0; tries < 2; tries++) {
+        if (mp->turn == TURN_BOUND)
+            gp = boundq_pop(&mp->bound);
+        else if (!mp->no_fresh) {
+            gp = runq_get(&pp->runq);
+            if (gp && spread(mp, gp, now)) {
+                leave_to_others(pp, gp);
+                gp = NULL;
+            }
+        }
+        if (gp) {
+            mp->streak++;
+            return gp;
+        }
+        mp->turn = mp->turn == TURN_BOUND ? TURN_FRESH : TURN_BOUND;
+        mp->streak = 0;
+        mp->turn_since = now;
+    }
+    return NULL;
+}
+
+/* One look into the global queue: a fresh g, or a token served (then *again). */
+static g *pick_global(m *mp, p *pp, int64_t now, bool one, bool *again) {
+    uint32_t n = globq_len(&S.globq);
+    if (n == 0) return NULL;
+    if (mp->no_fresh) { /* may serve tokens, but fresh g's are for others */
+        sched_wakep();
+        return NULL;
+    }
+    uint32_t share = n / load_relaxed(&S.procs) + 1;
+    if (share > RUNQ_SIZE / 2) share = RUNQ_SIZE / 2;
+    qlink *l = globq_get_batch(&S.globq, one ? 1 : share, &pp->runq);
+    if (!l) return NULL;
+    count_add(&pp->stat.globq_takes, 1);
+    if (!l->is_token) {
+        g *gp = containerof(l, g, link);
+        if (!spread(mp, gp, now)) return gp;
+        leave_to_others(pp, gp);
+        return NULL;
+    }
+    if (boundq_len(&mp->bound) && now - mp->p_since < TOKEN_QUANTUM) {
+        globq_put_one(&S.globq, l);
+        return NULL;
+    }
+    serve_token(mp, containerof(l, m, token));
+    *again = true;
+    return NULL;
+}
+
+static bool poll_now(int64_t now) {
+    if (netpoll_waiters() == 0 || load_relaxed(&S.poller)) return false;
+    store_relaxed(&S.last_poll, now);
+    int n = netpoll(0);
+    if (n) count_add(&load_relaxed(&sched_self->p)->stat.netpoll_wakes, (uint64_t)n);
+    return n > 0;
+}
+
+/* Looks for work a little longer before the sleep: a wake-up of a sleeping thread costs
+ * some 5 to 50 us, so one that is about to get work had better stay awake (design: steal
+ * late, spin short). */
+static g *spin(m *mp, p *pp) {
+    int64_t now = nanotime(), until = now + load_relaxed(&S.spin_ns), grace_end = 0;
+    uint32_t busy = load_relaxed(&S.procs) - load_relaxed(&S.nidlep);
+    if (!mp->spinning) {
+        if (load_relaxed(&S.nspinning) * 2 >= busy && busy > 1) return NULL;
+        mp->spinning = true;
+        atomic_fetch_add(&S.nspinning, 1);
+    }
+    for (uint32_t round = 0;; round++) {
+        bool too_young = false, last = now >= until;
+        g *gp = mp->no_fresh ? NULL : policy_find(pp, last, &too_young);
+        if (gp) return gp;
+        if (boundq_len(&mp->bound) || globq_len(&S.globq)) return NULL;
+        if (sched_next_timer() <= now) {
+            sched_run_timers(now);
+            if (boundq_len(&mp->bound)) return NULL;
+        }
+        if (poll_now(now)) return NULL;
+        if (last) {
+            /* A g too young to be stolen is worth waiting for, once. */
+            if (!too_young || grace_end) return NULL;
+            grace_end = until = now + load_relaxed(&S.steal_grace_ns);
+        }
+        if (!S.ops.spin && !too_young) return NULL;
+        for (int i = 0; i < 20; i++) cpu_relax();
+        now = nanotime();
+    }
+}
+
+g *sched_next(m *mp) {
+    for (;;) {
+        p *pp = load_relaxed(&mp->p);
+        if (unlikely(!pp)) return NULL; /* stopping */
+        int64_t now = nanotime();
+        bool again = false;
+        g *gp;
+        if (unlikely(load_relaxed(&pp->retire))) {
+            for (g *left; (left = runq_get(&pp->runq));) globq_put_one(&S.globq, &left->link);
+            sched_wakep();
+            stopm(mp);
+            continue;
+        }
+        if (unlikely(timers_due(&pp->timers, now))) timers_run(&pp->timers, now);
+        if (unlikely(load_relaxed(&pp->stat.schedtick) % GLOBAL_TICK == 0 || mp->yield_to_global)) {
+            mp->yield_to_global = false;
+            if (!policy_skips_global(pp, now)) {
+                gp = pick_global(mp, pp, now, true, &again);
+                if (gp) return start(mp, pp, gp, now);
+                if (again) continue;
+            }
+            if (now - load_relaxed(&S.last_poll) > 200 * MICROSECOND) poll_now(now);
+        }
+        gp = pick_local(mp, pp, now);
+        if (gp) return start(mp, pp, gp, now);
+        if (!policy_skips_global(pp, now)) {
+            gp = pick_global(mp, pp, now, false, &again);
+            if (gp) return start(mp, pp, gp, now);
+            if (again) continue;
+        }
+        if (poll_now(now)) continue;
+        if (sched_next_timer() <= now) {
+            sched_run_timers(now);
+            continue;
+        }
+        gp = spin(mp, pp);
+        if (gp) return start(mp, pp, gp, nanotime());
+        if (boundq_len(&mp->bound)) continue;
+        stopm(mp);
+    }
+}
+
+/* ---------------------------------------------------------------- life */
+
+static p *newp(uint32_t id) {
+    p *pp = aligned_alloc(CACHE_LINE, sizeof(p));
+    if (!pp) return NULL;
+    memset(pp, 0, sizeof *pp);
+    pp->id = id;
+    pp->rand = 0x9E3779B97F4A7C15ULL * (id + 1);
+    timers_init(&pp->timers);
+    store_release(&S.allp[id], pp);
+    return pp;
+}
+
+uint64_t sched_live(void) {
+    uint64_t made = load_seq(&S.created_outside), ended = load_seq(&S.ended_outside);
+    /* Ended first: a g that ends in between is then counted as live, never the reverse. */
+    for (uint32_t i = 0; i < S.maxp; i++) ended += load_seq(&load_relaxed(&S.allp[i])->stat.ended);
+    for (uint32_t i = 0; i < S.maxp; i++) made += load_seq(&load_relaxed(&S.allp[i])->stat.created);
+    return made - ended;
+}
+
+bool sched_deadlocked(void) {
+    mutex_lock(&S.lock);
+    bool dead = load_seq(&S.nidlep) >= load_seq(&S.procs) && load_seq(&S.nnop) == 0 &&
+                globq_len(&S.globq) == 0 && load_seq(&S.external) == 0 && netpoll_waiters() == 0 &&
+                sched_next_timer() == INT64_MAX && sched_live() > 0;
+    for (uint32_t i = 0; dead && i < S.maxp; i++) dead = runq_empty(&load_relaxed(&S.allp[i])->runq);
+    for (uint32_t i = 0; dead && i < load_relaxed(&S.nm); i++) {
+        m *mp = load_acquire(&S.allm[i]);
+        if (mp) dead = boundq_len(&mp->bound) == 0;
+    }
+    mutex_unlock(&S.lock);
+    return dead;
+}
+
+uint32_t sched_set_procs(uint32_t n) {
+    mutex_lock(&S.lock);
+    uint32_t old = load_relaxed(&S.procs);
+    for (uint32_t i = S.maxp; i < n; i++)
+        if (newp(i)) S.maxp = i + 1;
+    if (n > S.maxp) n = S.maxp;
+    for (uint32_t i = 0; i < S.maxp; i++) {
+        p *pp = load_relaxed(&S.allp[i]);
+        uint32_t status = load_relaxed(&pp->status);
+        store_seq(&pp->retire, i >= n);
+        if (i < n && status == P_RETIRED) pidle_put(pp);
+        if (i >= n && status == P_IDLE) {
+            pidle_get(pp);
+            store_release(&pp->status, P_RETIRED);
+        }
+    }
+    store_seq(&S.procs, n);
+    mutex_unlock(&S.lock);
+    sysmon_wake();
+    /* More P's: give them to M's that wait for one, and to whoever finds work. */
+    for (uint32_t i = old; i < n; i++) sched_wakep();
+    return old;
+}
+
+int sched_start(const host_ops *ops, uint32_t procs, uint32_t policy) {
+    S.ops = *ops;
+    int err = netpoll_init();
+    if (err) return err;
+    store_relaxed(&S.stopping, false);
+    store_relaxed(&S.policy, policy);
+    if (!load_relaxed(&S.next_id)) store_relaxed(&S.next_id, 1);
+    if (!load_relaxed(&S.spin_ns)) store_relaxed(&S.spin_ns, 20 * MICROSECOND);
+    if (!load_relaxed(&S.steal_grace_ns)) store_relaxed(&S.steal_grace_ns, 50 * MICROSECOND);
+    if (sched_set_procs(procs) == 0 && S.maxp == 0) return -ENOMEM;
+    store_release(&S.running, true);
+    if ((err = pthread_create(&S.sysmon_thread, NULL, sysmon_main, NULL))) {
+        store_release(&S.running, false);
+        return -err;
+    }
+    return 0;
+}
+
+void sched_stop(void) {
+    store_seq(&S.stopping, true);
+    mutex_lock(&S.lock);
+    uint32_t nm = load_relaxed(&S.nm);
+    for (uint32_t i = 0; i < nm; i++) {
+        m *mp = load_relaxed(&S.allm[i]);
+        if (mp) note_wake(&mp->note);
+    }
+    mutex_unlock(&S.lock);
+    for (uint32_t i = 0; i < nm; i++) {
+        m *mp = load_relaxed(&S.allm[i]);
+        if (!mp) continue;
+        netpoll_break();
+        pthread_join(mp->thread, NULL);
+    }
+    store_release(&S.running, false);
+    sysmon_wake();
+    pthread_join(S.sysmon_thread, NULL);
+    for (uint32_t i = 0; i < nm; i++) {
+        m *mp = load_relaxed(&S.allm[i]);
+        if (mp) free(load_relaxed(&mp->host));
+        free(mp);
+        store_relaxed(&S.allm[i], NULL);
+    }
+    for (uint32_t i = 0; i < S.maxp; i++) {
+        p *pp = load_relaxed(&S.allp[i]);
+        timers_free(&pp->timers);
+        free(pp);
+        store_relaxed(&S.allp[i], NULL);
+    }
+    /* epoll stays: sockets made in this run may be used in the next. */
+    uint64_t next_id = load_relaxed(&S.next_id);
+    S = (sched){.idlep = NULL};
+    store_relaxed(&S.next_id, next_id);
+}
+
+void sched_after_fork(void) {
+    /* The memory of the parent's threads is lost, once per fork: their M's and P's may be
+     * in any state. */
+    netpoll_fini();
+    S = (sched){.idlep = NULL};
+    store_relaxed(&S.next_id, 1);
+    sched_self = NULL;
+}

@@ -1,0 +1,190 @@
+/* sched: M's, P's, and which g runs next.
+ *
+ * The way of a g: sched_go puts it into the P's runq; some M's sched_next takes it (from
+ * its own P, the global queue, or by stealing); the host runs it; it parks (the host
+ * calls sched_next again, from inside the g); somebody unparks it, which puts it into
+ * its M's boundq; that M's sched_next returns it; in the end sched_end.
+ *
+ * ---- Who owns the P: m->hold.
+ * An M that holds a P either runs host code (HOLD_HOST, or HOLD_SYSCALL if it said that
+ * it may block) or is inside the core (HOLD_CORE). Only in the first two may sysmon take
+ * the P away, by CAS to HOLD_TAKEN under sched.lock; entering the core is an exchange to
+ * HOLD_CORE that sees whether that happened. So inside the core a P has one owner, and
+ * the price is one exchange on the M's own cache line.
+ *
+ * ---- Sleeping without losing a wake-up (Dekker, seq_cst on both sides).
+ *   sleeper: m->p = NULL; then looks at its boundq (and all run queues)
+ *   waker:   pushes;      then looks at m->p
+ * At least one of them sees the other. What a waker does about an M without a P happens
+ * under sched.lock, with m->state:
+ *   M_RUN    has a P, or has been given one (nextp) and is being woken
+ *   M_IDLE   asleep (or in netpoll), wants nothing
+ *   M_WANTP  asleep, has runnable g's; its token is in the global queue
+ *   M_NOP    lost its P in host code; will ask for one when it enters the core
+ */
+#ifndef GMPY_SCHED_H
+#define GMPY_SCHED_H
+
+#include <pthread.h>
+
+#include "g.h"
+#include "runq.h"
+#include "stat.h"
+#include "timer.h"
+
+enum { MAX_P = 256, MAX_M = 4096 };
+
+enum hold { HOLD_HOST = 0, HOLD_CORE, HOLD_SYSCALL, HOLD_TAKEN };
+enum m_state { M_RUN = 0, M_IDLE, M_WANTP, M_NOP };
+enum p_status { P_RETIRED = 0, P_IDLE, P_RUNNING };
+enum turn { TURN_BOUND = 0, TURN_FRESH };
+
+/* What a thread of the host is doing, for sysmon. */
+enum host_state { HOST_RUNNING, HOST_DETACHED, HOST_UNKNOWN };
+
+typedef struct host_ops {
+    /* The body of an M: runs what sched_next returns until that is NULL. */
+    void (*m_main)(m *mp);
+    /* Around every sleep of an M in the core. */
+    void (*detach)(m *mp);
+    void (*attach)(m *mp);
+    /* Called by sysmon: must not block. */
+    enum host_state (*state)(m *mp);
+    bool (*preempt)(m *mp);
+    /* Everybody waits and nothing in the core can wake anybody; or the last g ended. */
+    void (*idle)(void);
+    bool spin; /* M's may spin (not where they'd hold a GIL) */
+} host_ops;
+
+struct p {
+    alignas(CACHE_LINE) uint32_t id;
+    _Atomic uint32_t status;
+    _Atomic(m *) m;
+    _Atomic bool retire; /* GOMAXPROCS went down: give it up at the next look */
+    p *next_idle;
+    runq runq;
+    timers timers;
+    uint64_t rand;
+    uint32_t last_victim;   /* policy affine */
+    int64_t globq_empty_at; /* policy neighbour */
+    pstat stat;
+    /* sysmon's notes */
+    uint64_t seen_tick;
+    int64_t seen_at;
+    uint64_t seen_host;
+    int64_t host_since;
+    bool preempt_asked;
+};
+
+struct m {
+    alignas(CACHE_LINE) _Atomic uint32_t hold;
+    _Atomic(p *) p;
+    _Atomic(g *) cur; /* the g it runs */
+    enum turn turn;
+    uint32_t streak;
+    int64_t turn_since, p_since;
+    bool spinning;
+    bool no_fresh;         /* locked or solo: starts no g's but its own */
+    int32_t locks;         /* lock_os_thread() calls */
+    bool yield_to_global;  /* the last g was preempted: look at the global queue first */
+    _Atomic uint64_t entries; /* how often it entered the core: tells sysmon one call from the next */
+    _Atomic uint32_t pinned;  /* live started g's */
+    uint64_t next_id, end_id; /* ids for the g's it makes */
+    boundq bound;
+    /* under sched.lock */
+    alignas(CACHE_LINE) enum m_state state;
+    p *nextp;
+    p *lastp;
+    bool polling;
+    bool idle_listed;
+    bool token_queued;
+    m *next_idle;
+    qlink token;
+    _Atomic int64_t nop_since;
+    note note;
+    uint32_t id;
+    pthread_t thread;
+    _Atomic(void *) host; /* malloc'ed by the host, freed with the M */
+};
+
+typedef struct sched {
+    mutex lock;
+    globq globq;
+    _Atomic uint32_t nidlep;
+    _Atomic uint32_t nspinning;
+    _Atomic uint32_t procs;
+    _Atomic uint32_t nm;
+    _Atomic uint32_t nnop;
+    p *idlep;
+    m *idlem;
+    _Atomic(m *) poller;
+    _Atomic int64_t poll_until;
+    _Atomic int64_t last_poll;
+    _Atomic(p *) allp[MAX_P];
+    uint32_t maxp; /* P's ever made */
+    _Atomic(m *) allm[MAX_M];
+    _Atomic uint32_t external; /* blocking calls under way: they will wake somebody */
+    _Atomic uint64_t created_outside, ended_outside;
+    _Atomic bool running;
+    _Atomic bool draining; /* the host waits for the last g: ops.idle tells it */
+    _Atomic bool stopping; /* M's without work end */
+    _Atomic uint32_t policy;
+    _Atomic int64_t spin_ns, steal_grace_ns;
+    _Atomic bool sysmon_asleep;
+    note sysmon_note;
+    pthread_t sysmon_thread;
+    _Atomic uint64_t next_id;
+    host_ops ops;
+} sched;
+
+extern sched S;
+extern _Thread_local m *sched_self __attribute__((tls_model("initial-exec"))); /* NULL: a plain thread */
+
+enum policy { POLICY_GO = 0, POLICY_GLOBAL_FIRST, POLICY_NEIGHBOUR, POLICY_AFFINE, POLICIES };
+
+/* ---- life. 0 or -errno. */
+int sched_start(const host_ops *ops, uint32_t procs, uint32_t policy);
+/* All M's end once their g's have; joins them and sysmon. Call from a plain thread. */
+void sched_stop(void);
+/* In a forked child: forget everything, the other threads don't exist. */
+void sched_after_fork(void);
+uint32_t sched_set_procs(uint32_t n); /* returns what it was */
+uint64_t sched_live(void);            /* g's that were made and haven't ended */
+bool sched_deadlocked(void);
+
+/* ---- the core's door: an M calls these around everything below. */
+p *sched_reacquire(m *mp); /* the slow half of enter: waits for a P */
+static inline p *sched_enter(m *mp) {
+    count_add(&mp->entries, 1);
+    if (unlikely(atomic_exchange_explicit(&mp->hold, HOLD_CORE, memory_order_acquire) == HOLD_TAKEN))
+        return sched_reacquire(mp);
+    return load_relaxed(&mp->p);
+}
+static inline void sched_leave(m *mp) { store_release(&mp->hold, HOLD_HOST); }
+/* Declares a call that may block: sysmon may take the P. Ends with sched_enter. */
+static inline void sched_syscall(m *mp) { store_release(&mp->hold, HOLD_SYSCALL); }
+
+/* ---- g's. Inside the door, or from a plain thread. */
+void sched_go(g *gp);              /* IDLE -> RUNNABLE, fresh */
+void sched_ready(g *gp);           /* WAITING -> RUNNABLE: any thread */
+void sched_yield_g(m *mp, g *gp);  /* RUNNING -> RUNNABLE: behind the others of its M */
+void sched_end(m *mp, g *gp);      /* RUNNING -> DEAD -> IDLE; the slot is the host's to free */
+/* The g to run now, already RUNNING; fresh ones are pinned to mp. NULL: this M ends. */
+g *sched_next(m *mp);
+
+/* ---- between the files of the scheduler */
+void sched_wakep(void);
+void sched_handoffp(p *pp);
+void sched_timer_added(int64_t when);
+int64_t sched_next_timer(void);
+void sched_run_timers(int64_t now); /* on all P's; any thread */
+void sched_kick_poller(void);      /* sysmon: fds are waited for and nobody polls */
+g *policy_find(p *pp, bool last_round, bool *too_young); /* steal, by the policy */
+bool policy_skips_global(p *pp, int64_t now);
+void *sysmon_main(void *arg);
+void sysmon_wake(void);
+p *sched_retake(m *mp, uint32_t from); /* sysmon: takes mp's P if hold is still `from` */
+const char *policy_name(uint32_t policy);
+int policy_by_name(const char *name); /* -1: unknown */
+
+#endif

@@ -1,0 +1,127 @@
+/* sysmon.c: the thread that needs no P. After Go's sysmon and retake.
+ *
+ *   retake   an M in a call that blocks (declared, or seen by the host as detached) loses
+ *            its P if work waits for it, or after 10 ms anyway
+ *   preempt  a g that ran for 10 ms while others wait for its M or P is asked to yield
+ *   poll     fds and timers that nobody looked at for a while
+ *
+ * It looks every 20 us while there is something to do, and doubles the pause up to 10 ms
+ * after 50 looks in vain; with every P idle it sleeps until one is taken. */
+#include "netpoll.h"
+#include "scheduler.h"
+
+static const int64_t PAUSE_MIN = 20 * MICROSECOND, PAUSE_MAX = 10 * MILLISECOND;
+static const int64_t SLICE = 10 * MILLISECOND, BLOCKED_MAX = 10 * MILLISECOND;
+static const int64_t POLL_AFTER = 10 * MILLISECOND, POLLER_AFTER = 500 * MICROSECOND;
+
+void sysmon_wake(void) { note_wake(&S.sysmon_note); }
+
+static bool work_waits_for(p *pp) {
+    return !runq_empty(&pp->runq) || globq_len(&S.globq) || load_relaxed(&pp->retire);
+}
+
+/* The call that p's M is in, if it may block: HOLD_SYSCALL or HOLD_HOST; else HOLD_CORE. */
+static uint32_t blocking_call(m *mp) {
+    uint32_t hold = load_acquire(&mp->hold);
+    if (hold == HOLD_SYSCALL) return hold;
+    if (hold == HOLD_HOST && S.ops.state(mp) == HOST_DETACHED) return hold;
+    return HOLD_CORE;
+}
+
+static bool retake(p *pp, m *mp, int64_t now) {
+    uint32_t from = blocking_call(mp);
+    uint64_t entries = load_relaxed(&mp->entries);
+    if (from == HOLD_CORE || pp->seen_host != entries) {
+        pp->seen_host = from == HOLD_CORE ? UINT64_MAX : entries;
+        pp->host_since = now;
+        return false;
+    }
+    if (!work_waits_for(pp) && now - pp->host_since < BLOCKED_MAX) return false;
+    if (!work_waits_for(pp) && boundq_len(&mp->bound) == 0 && load_relaxed(&S.nidlep) > 0 &&
+        !timers_due(&pp->timers, now))
+        return false; /* nobody would gain */
+    if (sched_retake(mp, from) != pp) return false;
+    count_add(from == HOLD_SYSCALL ? &pp->stat.retakes_declared : &pp->stat.retakes_undeclared, 1);
+    count_add(&pp->stat.handoffs, 1);
+    pp->seen_host = UINT64_MAX;
+    sched_handoffp(pp);
+    return true;
+}
+
+static bool preempt(p *pp, m *mp, int64_t now) {
+    uint64_t tick = load_relaxed(&pp->stat.schedtick);
+    if (tick != pp->seen_tick) {
+        pp->seen_tick = tick;
+        pp->seen_at = now;
+        return false;
+    }
+    if (now - pp->seen_at < SLICE) return false;
+    if (!work_waits_for(pp) && boundq_len(&mp->bound) == 0) return false;
+    if (load_acquire(&mp->hold) != HOLD_HOST || !S.ops.preempt(mp)) return false;
+    count_add(&pp->stat.preempt_requests, 1);
+    pp->seen_at = now; /* ask again if it is still there in 10 ms */
+    return true;
+}
+
+/* An M that came back from a blocking call without its P must not run on for free. */
+static void stop_free_riders(int64_t now) {
+    if (load_relaxed(&S.nnop) == 0) return;
+    for (uint32_t i = 0; i < load_relaxed(&S.nm) && i < MAX_M; i++) {
+        m *mp = load_acquire(&S.allm[i]);
+        if (!mp || load_acquire(&mp->hold) != HOLD_TAKEN) continue;
+        if (S.ops.state(mp) == HOST_RUNNING && now - load_relaxed(&mp->nop_since) > SLICE) {
+            store_relaxed(&mp->nop_since, now);
+            S.ops.preempt(mp);
+        }
+    }
+}
+
+/* One look; returns whether there was something to do. */
+static bool look(int64_t now) {
+    bool did = false;
+    for (uint32_t i = 0; i < S.maxp; i++) {
+        p *pp = load_acquire(&S.allp[i]);
+        m *mp = load_acquire(&pp->m);
+        if (load_acquire(&pp->status) != P_RUNNING || !mp) continue;
+        did |= retake(pp, mp, now) || preempt(pp, mp, now);
+    }
+    stop_free_riders(now);
+    if (sched_next_timer() + MILLISECOND <= now) sched_run_timers(now);
+    if (netpoll_waiters() && !load_relaxed(&S.poller)) {
+        int64_t unseen = now - load_relaxed(&S.last_poll);
+        if (unseen > POLL_AFTER) {
+            store_relaxed(&S.last_poll, now);
+            netpoll(0);
+        } else if (unseen > POLLER_AFTER)
+            sched_kick_poller();
+    }
+    return did;
+}
+
+void *sysmon_main(void *arg) {
+    int64_t pause = PAUSE_MIN, next;
+    uint32_t vain = 0;
+    while (load_acquire(&S.running)) {
+        int64_t now = nanotime();
+        if (load_seq(&S.nidlep) >= load_seq(&S.procs) && load_seq(&S.nnop) == 0) {
+            store_seq(&S.sysmon_asleep, true);
+            /* take_p looks at sysmon_asleep after its P left the idle list. */
+            if (load_seq(&S.nidlep) >= load_seq(&S.procs)) note_sleep(&S.sysmon_note, 0);
+            store_seq(&S.sysmon_asleep, false);
+            vain = 0;
+            pause = PAUSE_MIN;
+            continue;
+        }
+        if (look(now)) {
+            vain = 0;
+            pause = PAUSE_MIN;
+        } else if (++vain > 50 && pause < PAUSE_MAX)
+            pause = pause * 2 < PAUSE_MAX ? pause * 2 : PAUSE_MAX;
+        /* Timers that fall due while every P is busy are sysmon's to run. */
+        next = sched_next_timer();
+        int64_t until = now + pause;
+        if (next + MILLISECOND < until) until = next + MILLISECOND > now + PAUSE_MIN ? next + MILLISECOND : now + PAUSE_MIN;
+        note_sleep(&S.sysmon_note, until);
+    }
+    return arg;
+}

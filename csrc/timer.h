@@ -1,0 +1,45 @@
+/* timer: what ends a wait at a deadline; a 4-ary heap per P (as Go's runtime/time.go).
+ *
+ * Each heap has a lock: its P adds and runs, other M's run what is due when the owner is
+ * busy, and the waiter itself removes its timer when it was woken by something else.
+ * `next` (the earliest `when`, INT64_MAX if none) is written under the lock and read
+ * without it: a reader that sees an old value only looks once too often or once too late
+ * (whoever adds an earlier timer breaks the blocked poll, see sched_timer_added).
+ */
+#ifndef GMPY_TIMER_H
+#define GMPY_TIMER_H
+
+#include "core.h"
+#include "park.h"
+
+typedef struct timers timers;
+
+typedef struct timer {
+    int64_t when;
+    timers *heap;  /* the heap that holds it; meaningful while index >= 0 */
+    int32_t index; /* place in the heap; -1: in none. Written under the heap's lock */
+    parker *parker; /* whom to wake, */
+    uint64_t seq;   /* in which of its waits */
+} timer;
+
+struct timers {
+    mutex lock;
+    timer **at;
+    int32_t n, cap;
+    _Atomic int64_t next;
+    _Atomic uint64_t fired;
+    _Atomic int64_t worst_late; /* the most any timer was late, ns */
+};
+
+void timers_init(timers *h);
+void timers_free(timers *h);
+/* Arms t to end wait (parker, seq) at `when`. Returns false when memory is short. */
+bool timers_add(timers *h, timer *t, int64_t when, parker *k, uint64_t seq);
+/* Disarms t if it is armed. Only the owner of the wait calls this. */
+void timer_remove(timer *t);
+/* Wakes everybody whose time has come; returns how many. */
+int timers_run(timers *h, int64_t now);
+
+static inline bool timers_due(timers *h, int64_t now) { return load_relaxed(&h->next) <= now; }
+
+#endif

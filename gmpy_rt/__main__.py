@@ -1,0 +1,7 @@
+"""`python -m gmpy_rt` is the command `gmpy-rt`."""
+
+import sys
+
+from .cli import main
+
+sys.exit(main())

@@ -1,0 +1,166 @@
+"""The command `gmpy-rt` (and `python -m gmpy_rt`)."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import CodeType, ModuleType
+from typing import Any
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        # The benchmarks have options of their own, --help too: not for argparse.
+        if words[:1] == ["bench"]:
+            return _bench(words[1:])
+        args = _parser().parse_args(words)
+        code: int = args.command(args)
+        return code
+    except CommandError as problem:
+        print(f"gmpy-rt {words[0]}: {problem}", file=sys.stderr)
+        return 2
+
+
+class CommandError(Exception):
+    """What was asked can't be done here; the message says what to do instead."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gmpy-rt", description="Go-style green threads for Python."
+    )
+    commands = parser.add_subparsers(
+        title="commands", dest="name", metavar="COMMAND", required=True
+    )
+
+    demo = commands.add_parser("demo", help="load an HTTP server, with one P and with two")
+    demo.add_argument(
+        "--seconds", type=_seconds, default=2.0, help="per measurement; there are four"
+    )
+    demo.add_argument("--connections", type=_count, default=64)
+    demo.set_defaults(command=_demo)
+
+    run = commands.add_parser("run", help="run a script's code as the main G")
+    run.add_argument("--procs", type=int, help="P's; default: the CPUs of this process")
+    run.add_argument(
+        "--affinity", type=_affinity, metavar="spread|CPU,CPU...", help="pin the threads"
+    )
+    run.add_argument("--policy", help="how P's without work look for it")
+    run.add_argument("script", type=Path)
+    run.add_argument("args", nargs=argparse.REMAINDER, help="the script's own arguments")
+    run.set_defaults(command=_run)
+
+    commands.add_parser("bench", help="compare with other runtimes (in a checkout)")
+
+    info = commands.add_parser("info", help="what the runtime finds on this machine")
+    info.set_defaults(command=_info)
+    return parser
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0.1 <= value <= 60:
+        raise argparse.ArgumentTypeError(f"{text}: between 0.1 and 60 seconds")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text}: between 1 and 10000")
+    return value
+
+
+def _affinity(text: str) -> str | list[int]:
+    if text == "spread":
+        return text
+    try:
+        return [int(cpu) for cpu in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: say 'spread' or CPU numbers with commas between them, such as 0,1"
+        ) from None
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from .demo import DemoError, demo
+
+    try:
+        return demo(args.seconds, args.connections)
+    except DemoError as problem:
+        raise CommandError(str(problem)) from problem
+
+
+def _run(args: argparse.Namespace) -> int:
+    from . import run
+    from .procs import check_procs
+
+    script: Path = args.script
+    try:
+        if args.procs is not None:
+            check_procs(args.procs, "--procs")
+        source = script.read_bytes()
+    except ValueError as problem:
+        raise CommandError(str(problem)) from problem
+    except OSError as problem:
+        raise CommandError(f"can't read {script}: {problem.strerror}") from problem
+    # What `python script.py` does before it runs the first line.
+    sys.argv = [str(script), *args.args]
+    sys.path.insert(0, str(script.resolve().parent))
+    module = ModuleType("__main__")
+    module.__file__ = str(script)
+    module.__builtins__ = __builtins__  # type: ignore[attr-defined]
+    sys.modules["__main__"] = module
+    code = compile(source, str(script), "exec")
+    ending = run(
+        _script_g, code, vars(module), procs=args.procs, affinity=args.affinity, policy=args.policy
+    )
+    if ending is not None:
+        raise ending
+    return 0
+
+
+def _script_g(code: CodeType, namespace: dict[str, Any]) -> SystemExit | None:
+    """The main G. sys.exit() ends the script; the runtime still stops in good order."""
+    try:
+        exec(code, namespace)
+    except SystemExit as ending:
+        return ending
+    return None
+
+
+def _bench(words: list[str]) -> int:
+    for folder in (Path.cwd(), Path(__file__).resolve().parent.parent):
+        file = folder / "bench" / "__init__.py"
+        if file.is_file():
+            break
+    else:
+        raise CommandError(
+            "the benchmarks are not part of the installed package; "
+            "run this in a checkout of the repository (the folder that holds bench/)"
+        )
+    # By path, not through sys.path: a checkout's gmpy_rt/ must not hide the installed one.
+    spec = importlib.util.spec_from_file_location(
+        "bench", file, submodule_search_locations=[str(file.parent)]
+    )
+    assert spec is not None and spec.loader is not None
+    bench = importlib.util.module_from_spec(spec)
+    sys.modules["bench"] = bench
+    spec.loader.exec_module(bench)
+    return int(bench.main(words) or 0)
+
+
+def _info(_: argparse.Namespace) -> int:
+    from .info import facts
+
+    for name, value in facts():
+        print(f"{name:<12}  {value}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

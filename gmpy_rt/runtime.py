@@ -1,0 +1,272 @@
+"""run(): starting and stopping the runtime, and what the calling thread does meanwhile.
+
+The thread that calls run() is not an M. It waits in poll(2) on an eventfd, so that signals
+are handled at once even when every M is busy; the core writes to the eventfd when main has
+ended, when the last G has ended, or when nothing is left that could wake anybody.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeVar
+
+from . import _load as _load  # before anything that imports _door
+from ._core import ffi, lib
+from ._door import Cancelled, DeadlockError, G
+from . import _door, procs as _procs
+
+T = TypeVar("T")
+Affinity = Literal["spread"] | Sequence[int] | None
+
+POLICIES = ("go", "global-first", "neighbour", "affine")
+
+
+class _Runtime:
+    """What one run() knows of itself."""
+
+    def __init__(self, cpus: list[int] | None) -> None:
+        self.cpus = cpus
+        self.eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.main: G[Any] | None = None
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Until the core has something to say, a signal came, or timeout seconds passed."""
+        poll = select.poll()
+        poll.register(self.eventfd, select.POLLIN)
+        if poll.poll(None if timeout is None else timeout * 1000):
+            os.eventfd_read(self.eventfd)
+
+
+_active: _Runtime | None = None
+_starting = threading.Lock()
+
+
+def preemption_mechanism() -> str:
+    """How CPU-bound G's are made to yield here: 'remote-debug', 'monitoring' or 'none'."""
+    remote = getattr(sys, "is_remote_debug_enabled", None)
+    if remote is not None and remote():
+        return "remote-debug"
+    return "monitoring" if sys.version_info >= (3, 12) else "none"
+
+
+def _check_policy(policy: str | None) -> int:
+    name = policy if policy is not None else os.environ.get("GMPY_SCHED", "go")
+    index = lib.gmpy_policy_by_name(str(name).encode())
+    if index < 0:
+        raise ValueError(f"policy={name!r}: choose one of {', '.join(POLICIES)}")
+    return int(index)
+
+
+def _check_affinity(affinity: Affinity) -> list[int] | None:
+    if affinity is None:
+        return None
+    usable = sorted(os.sched_getaffinity(0))
+    if affinity == "spread":
+        return usable
+    if isinstance(affinity, str) or not isinstance(affinity, Sequence) or not affinity:
+        raise ValueError(f"affinity={affinity!r}: give None, 'spread', or a list of CPU numbers")
+    for cpu in affinity:
+        if not isinstance(cpu, int) or cpu not in usable:
+            raise ValueError(f"affinity={affinity!r}: this process may use the CPUs {usable}, not {cpu!r}")
+    return list(affinity)
+
+
+def _on_m_start(number: int) -> None:
+    """Runs on each new M: names its thread, and pins it if asked to."""
+    threading.current_thread().name = f"gmpy-m{number}"
+    runtime = _active
+    if runtime is not None and runtime.cpus:
+        import psutil
+
+        cpu = runtime.cpus[number % len(runtime.cpus)]
+        psutil.Process(threading.get_native_id()).cpu_affinity([cpu])
+
+
+def _main(fn: Callable[..., T], args: tuple[Any, ...]) -> T:
+    _door.current()._notify()  # run() wants to know when this G ends
+    return fn(*args)
+
+
+def run(
+    main: Callable[..., T],
+    *args: Any,
+    procs: int | None = None,
+    affinity: Affinity = None,
+    policy: str | None = None,
+) -> T:
+    """Start the runtime, run main(*args) as a G, and return what it returns.
+
+    procs: how many G's may run Python at once (GOMAXPROCS); None takes GMPY_MAXPROCS, else
+    the CPUs this process may use (affinity mask and cgroup quota). affinity pins the M's to
+    CPUs: 'spread' over all usable ones, or a list of CPU numbers. policy: how idle P's look
+    for work, one of 'go', 'global-first', 'neighbour', 'affine'; None takes GMPY_SCHED.
+
+    When main ends, the other G's are cancelled and waited for. Raises what main raises;
+    DeadlockError, with every G's stack, when nothing can wake anybody any more;
+    KeyboardInterrupt if main doesn't catch it; RuntimeError inside a runtime; ValueError for
+    arguments that can't be.
+    """
+    global _active
+    if not callable(main):
+        raise TypeError(f"run({main!r}): not callable; pass the function and its arguments apart: run(main, *args)")
+    n = _procs.default_procs() if procs is None else _procs.check_procs(procs)
+    index = _check_policy(policy)
+    cpus = _check_affinity(affinity)
+    if _door.current_m() is not None:
+        raise RuntimeError("run() inside a G: the runtime runs already, use go(fn, *args) instead")
+    with _starting:
+        if _active is not None:
+            raise RuntimeError("run() while another thread's run() is under way: a process has one runtime; use go()")
+        runtime = _active = _Runtime(cpus)
+    _door.set_on_m_start(_on_m_start)
+    _door.start(n, index, runtime.eventfd)
+    try:
+        runtime.main = _door.go(_main, main, args)
+        runtime.main.name = "main"
+        try:
+            _wait_for_main(runtime, runtime.main)
+        finally:
+            _drain(runtime)
+        return runtime.main.result(0)
+    finally:
+        _door.stop()
+        os.close(runtime.eventfd)
+        with _starting:
+            _active = None
+
+
+def _wait_for_main(runtime: _Runtime, main: G[Any]) -> None:
+    while not main.done():
+        try:
+            # A deadlock is only one if no plain thread can wake a G: look again now and then.
+            runtime.wait(1.0 if lib.gmpy_deadlocked() else None)
+            if not main.done() and lib.gmpy_deadlocked() and not _foreign_threads():
+                _raise_deadlock(main)
+        except KeyboardInterrupt as exc:
+            main._interrupt(exc)
+
+
+def _foreign_threads() -> list[threading.Thread]:
+    """Threads that aren't ours: they may hold a G's other end."""
+    from . import blocking
+
+    mine = threading.current_thread()
+    return [
+        t
+        for t in threading.enumerate()
+        if t is not mine and t is not threading.main_thread() and not t.name.startswith("gmpy-m")
+        and not blocking.is_idle_worker(t)
+    ]
+
+
+def _raise_deadlock(main: G[Any]) -> None:
+    from . import dump
+
+    stacks = dump.stacks()
+    main._interrupt(DeadlockError(f"every G waits, and nothing is left that could wake one\n\n{stacks}"))
+
+
+def _drain(runtime: _Runtime) -> None:
+    """Cancels what is left, and again what parks again, until every G has ended."""
+    left = _door.drain()
+    while left:
+        for g in _door.all_g():
+            if not g.done():
+                g.cancel()
+            del g
+        try:
+            runtime.wait(0.1)
+        except KeyboardInterrupt:
+            print("gmpy_rt: waiting for G's that don't end:", file=sys.stderr)
+            from . import dump
+
+            print(dump.stacks(), file=sys.stderr)
+        left = _door.drain()
+
+
+def gomaxprocs(n: int | None = None) -> int:
+    """How many G's may run Python at once; n sets a new number, up or down, while running.
+
+    Returns the number before. Raises ValueError for n < 1, RuntimeError outside a runtime.
+    """
+    if _active is None:
+        raise RuntimeError("gomaxprocs() outside a runtime: give run(main, procs=n) the number")
+    if n is None:
+        stat = ffi.new("gmpy_stat *")
+        lib.gmpy_stat_read(stat, 0)
+        return int(stat.procs)
+    return int(_door.gomaxprocs(_procs.check_procs(n, name="n")))
+
+
+def num_goroutine() -> int:
+    """How many G's there are that haven't ended."""
+    stat = ffi.new("gmpy_stat *")
+    lib.gmpy_stat_read(stat, 0)
+    return int(stat.goroutines)
+
+
+def lock_os_thread() -> None:
+    """Give this G's M to it alone: no further G will start there, until unlock_os_thread().
+
+    Calls nest. A started G never changes its M anyway. G's that started on this M before
+    stay there too.
+    """
+    _door.lock_m(1)
+
+
+def unlock_os_thread() -> None:
+    """Undo one lock_os_thread(). Raises RuntimeError if there was none."""
+    _door.lock_m(-1)
+
+
+# ---------------------------------------------------------------- exceptions nobody sees
+
+
+def excepthook(g: G[Any]) -> None:
+    """Called once with a G that failed and whose exception nobody asked for.
+
+    Prints the traceback to stderr. Replace it: gmpy_rt.runtime.excepthook = fn.
+    """
+    exc = g.exception(0)
+    assert exc is not None
+    print(f"Exception in {g!r}, which nobody joined:", file=sys.stderr)
+    traceback.print_exception(exc, file=sys.stderr)
+    sys.stderr.flush()
+
+
+def _call_excepthook(g: G[Any]) -> None:
+    excepthook(g)
+
+
+# ---------------------------------------------------------------- preemption, fork
+
+
+def _set_up_preemption() -> None:
+    mechanism = preemption_mechanism()
+    if mechanism != "monitoring":
+        _door.preempt_mode(mechanism)
+        return
+    from . import _monitoring
+
+    _door.preempt_mode(mechanism, _monitoring.switch_on)
+
+
+def _after_fork_in_child() -> None:
+    """The child has one thread: the runtime and its G's are the parent's."""
+    global _active, _starting
+    _active = None
+    _starting = threading.Lock()
+    _door.after_fork()
+    _door.netpoll_forked()
+
+
+_door.set_excepthook(_call_excepthook)
+_set_up_preemption()
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+__all__ = ["Cancelled", "DeadlockError", "run"]
