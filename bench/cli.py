@@ -57,7 +57,7 @@ def _chosen(text: str | None, known: Sequence[str], what: str) -> list[str]:
     for name in wanted:
         if name not in known:
             raise ValueError(
-                f"{what} {name!r}: there is none of that name; take of {', '.join(known)}"
+                f"{what} {name!r}: there is none of that name; choose from {', '.join(known)}"
             )
     return [name for name in known if name in wanted]
 

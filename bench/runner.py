@@ -65,8 +65,8 @@ def _measure(case: Case, peer: Peer, run: Run, cell: Cell) -> None:
     try:
         peer.refuse(run)
         cell.samples.append(case.measure(peer, run))
-    except Skipped as skipped:
-        cell.skipped = str(skipped)
+    except (Skipped, NotAvailable) as reason:
+        cell.skipped = str(reason)
     except PeerFailed as failed:
         cell.failures.append(str(failed))
         note(f"  {peer.name}, {run.label}: {failed}")

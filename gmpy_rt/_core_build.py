@@ -25,7 +25,8 @@ ffibuilder.set_source(
     sources=[f"csrc/{name}.c" for name in CORE] + [f"csrc/bridge/{name}.c" for name in BRIDGE],
     include_dirs=["csrc", str(Path(greenlet.__file__).parent.parent), sysconfig.get_path("include") + "/internal"],
     define_macros=[("_GNU_SOURCE", "1")],
-    undef_macros=["NDEBUG"] if debug else [],
+    # cffi targets the stable ABI where it can; the bridge needs the full one.
+    undef_macros=["Py_TARGET_ABI3T", *(["NDEBUG"] if debug else [])],
     extra_compile_args=["-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fvisibility=hidden"]
     + (["-O1", "-g"] if debug else ["-O3", "-g"]),
     py_limited_api=False,

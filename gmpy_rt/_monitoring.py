@@ -27,9 +27,9 @@ def _claim() -> int | None:
 
 
 def _at_safe_point(code: CodeType, *where: Any) -> None:
-    if _tool is not None and not _door.monitored_elsewhere():
+    if _tool is not None and _door.monitor_asked():
         _mon.set_events(_tool, 0)
-    _door.monitored()
+        _door.monitored()
 
 
 def switch_on() -> None:

@@ -27,5 +27,7 @@ def requirements() -> list[Requirement]:
         for requirement in (
             Requirement(run, "us", 0.8, peer="tonio"),
             Requirement(run, "us", 0.4, peer="asyncio", peer_run="1 P"),
+            # A bare yield to the loop that drives the generators: no stack is switched.
+            Requirement(run, "us", 0.8, peer="tonio-yield", stretch=True),
         )
     ]

@@ -28,6 +28,7 @@ def measure(peer: Peer, run: Run) -> Values:
 def requirements() -> list[Requirement]:
     return [
         Requirement("1 P", "us", 0.8, peer="tonio"),
+        Requirement("1 P", "us", 0.8, peer="tonio-yield"),
         Requirement("1 P", "us", 0.3, peer="asyncio"),
         Requirement("2 P", "us", 2.0, peer=SUBJECT, peer_run="1 P"),
         Requirement("2 P forced", "us", 5.0),

@@ -27,5 +27,6 @@ def measure(peer: Peer, run: Run) -> Values:
 def requirements() -> list[Requirement]:
     return [
         Requirement("1 P", "us", 1.0, peer="tonio"),
+        Requirement("1 P", "us", 1.0, peer="tonio-yield"),
         Requirement("1 P", "us", 1.0, peer="go", stretch=True),
     ]

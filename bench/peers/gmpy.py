@@ -13,7 +13,6 @@ from bench.peers import kit
 from bench.peers.kit import Params, Values
 from gmpy_rt import Chan, go, sleep
 from gmpy_rt import gosched as yield_
-from gmpy_rt import socket as g_socket
 
 WITHOUT: dict[str, str] = {}
 
@@ -151,6 +150,8 @@ def cpu(params: Params) -> Values:
 
 
 def echo(params: Params) -> Values:
+    from gmpy_rt import socket as g_socket
+
     def serve(connection: Any) -> None:
         connection.setsockopt(g_socket.IPPROTO_TCP, g_socket.TCP_NODELAY, True)
         with connection, contextlib.suppress(ConnectionError):

@@ -109,14 +109,17 @@ static PyType_Spec yield_point_spec = {
     .slots = yield_point_slots,
 };
 
-/* The monitoring callback's half: did sysmon ask this very M? Raises the interrupt itself. */
-static PyObject *door_monitored(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
+/* Did sysmon ask this very M? */
+static PyObject *door_monitor_asked(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
     m *mp = sched_self;
+    mhost *h = mp && load_relaxed(&mp->cur) ? load_relaxed(&mp->host) : NULL;
+    return PyBool_FromLong(h && atomic_exchange(&h->monitor_asked, false));
+}
+
+/* The monitoring callback's half, after monitor_asked: yields, and raises the interrupt itself. */
+static PyObject *door_monitored(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
     g *gp = current_g();
-    if (!mp || !gp) Py_RETURN_FALSE;
-    mhost *h = load_relaxed(&mp->host);
-    if (!load_relaxed(&h->monitor_asked)) Py_RETURN_FALSE;
-    store_relaxed(&h->monitor_asked, false);
+    if (!gp) Py_RETURN_FALSE;
 #if PY_VERSION_HEX >= 0x030C0000
     /* Else the thread's tracing count stays up for the G that runs next. */
     PyThreadState *ts = PyThreadState_Get();
@@ -172,6 +175,7 @@ static PyObject *door_no_preempt(PyObject *Py_UNUSED(module), PyObject *arg) {
 }
 
 static PyMethodDef methods[] = {
+    {"monitor_asked", door_monitor_asked, METH_NOARGS, NULL},
     {"monitored", door_monitored, METH_NOARGS, NULL},
     {"preempt_mode", door_preempt_mode, METH_VARARGS, NULL},
     {"no_preempt", door_no_preempt, METH_O, NULL},
