@@ -107,6 +107,8 @@ void boundq_init(boundq *q) {
     store_relaxed(&q->stub.next, NULL);
     store_relaxed(&q->n, 0);
     q->head = &q->stub;
+    q->own_first = q->own_last = NULL;
+    store_relaxed(&q->nown, 0);
     store_release(&q->tail, &q->stub);
 }
 
@@ -121,7 +123,18 @@ void boundq_push(boundq *q, g *gp) {
     push_link(q, &gp->link);
 }
 
-g *boundq_pop(boundq *q) {
+static g *pop_own(boundq *q) {
+    qlink *l = q->own_first;
+    if (!l) return NULL;
+    q->own_first = load_relaxed(&l->next);
+    count_add(&q->nown, -1);
+    q->own_turn = false;
+    return containerof(l, g, link);
+}
+
+static g *pop_shared(boundq *q) {
+    if (load_relaxed(&q->n) == 0) return NULL;
+    q->own_turn = true;
     qlink *head = q->head, *next = load_acquire(&head->next);
     if (head == &q->stub) {
         if (!next) return NULL;
@@ -137,6 +150,13 @@ g *boundq_pop(boundq *q) {
     q->head = next;
     atomic_fetch_sub_explicit(&q->n, 1, memory_order_relaxed);
     return containerof(head, g, link);
+}
+
+g *boundq_pop(boundq *q) {
+    bool own = q->own_turn;
+    g *gp = own ? pop_own(q) : pop_shared(q);
+    if (!gp) gp = own ? pop_shared(q) : pop_own(q);
+    return gp;
 }
 
 void globq_put(globq *q, qlink *first, qlink *last, uint32_t n) {

@@ -48,18 +48,34 @@ uint32_t runq_len(runq *q);
  *        pop   head->next (acquire)
  * Between a pusher's exchange and its store the list is cut: pop then returns NULL
  * although the queue isn't empty; n (counted before the exchange, seq_cst) says so, and
- * the owner must not sleep while n != 0. */
+ * the owner must not sleep while n != 0.
+ * What the owner itself makes runnable (most of it: yields, ping-pong) goes through a
+ * plain list beside it, without an atomic exchange; pop takes from both in turns. */
 typedef struct boundq {
     alignas(CACHE_LINE) _Atomic(qlink *) tail;
     _Atomic uint32_t n;
     alignas(CACHE_LINE) qlink *head;
     qlink stub;
+    qlink *own_first, *own_last;
+    _Atomic uint32_t nown;
+    bool own_turn;
 } boundq;
 
 void boundq_init(boundq *q);
 void boundq_push(boundq *q, g *gp);
 g *boundq_pop(boundq *q);
-static inline uint32_t boundq_len(boundq *q) { return load_seq(&q->n); }
+static inline uint32_t boundq_len(boundq *q) { return load_seq(&q->n) + load_relaxed(&q->nown); }
+
+/* Owner only. */
+static inline void boundq_push_own(boundq *q, g *gp) {
+    store_relaxed(&gp->link.next, NULL);
+    if (q->own_first)
+        store_relaxed(&q->own_last->next, &gp->link);
+    else
+        q->own_first = &gp->link;
+    q->own_last = &gp->link;
+    count_add(&q->nown, 1);
+}
 
 void globq_put(globq *q, qlink *first, qlink *last, uint32_t n);
 static inline void globq_put_one(globq *q, qlink *l) { globq_put(q, l, l, 1); }

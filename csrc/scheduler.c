@@ -213,9 +213,12 @@ void sched_ready(g *gp) {
     m *mp = load_relaxed(&gp->m), *self = sched_self;
     store_relaxed(&gp->ready_at, nanotime());
     g_move(gp, G_WAITING, G_RUNNABLE);
+    if (mp == self) { /* it looks at its queue before it sleeps */
+        boundq_push_own(&mp->bound, gp);
+        return;
+    }
     boundq_push(&mp->bound, gp);
-    /* A waker that is mp itself looks at its queue before it sleeps. */
-    if (mp != self && !load_seq(&mp->p)) need_p(mp);
+    if (!load_seq(&mp->p)) need_p(mp);
 }
 
 void parker_unpark(parker *k) {
@@ -247,10 +250,10 @@ void sched_go(g *gp) {
     sched_wakep();
 }
 
-void sched_yield_g(m *mp, g *gp) {
-    store_relaxed(&gp->ready_at, nanotime());
+void sched_yield_g(m *mp, g *gp, int64_t now) {
+    store_relaxed(&gp->ready_at, now);
     g_move(gp, G_RUNNING, G_RUNNABLE);
-    boundq_push(&mp->bound, gp);
+    boundq_push_own(&mp->bound, gp);
 }
 
 void sched_end(m *mp, g *gp) {
@@ -578,7 +581,9 @@ static g *spin(m *mp, p *pp) {
     int64_t now = nanotime(), until = now + load_relaxed(&S.spin_ns), grace_end = 0;
     uint32_t busy = load_relaxed(&S.procs) - load_relaxed(&S.nidlep);
     if (!mp->spinning) {
-        if (load_relaxed(&S.nspinning) * 2 >= busy && busy > 1) return NULL;
+        /* Go: half of the busy P's. But two M's whose g's talk to each other run dry in turns
+         * and overlap: with only one allowed to spin, the other slept (38 us a round trip). */
+        if (load_relaxed(&S.nspinning) >= (busy > 4 ? busy / 2 : 2)) return NULL;
         mp->spinning = true;
         atomic_fetch_add(&S.nspinning, 1);
     }
@@ -603,11 +608,11 @@ static g *spin(m *mp, p *pp) {
     }
 }
 
-g *sched_next(m *mp) {
-    for (;;) {
+g *sched_next_at(m *mp, int64_t now) {
+    for (;; now = 0) {
         p *pp = load_relaxed(&mp->p);
         if (unlikely(!pp)) return NULL; /* stopping */
-        int64_t now = nanotime();
+        if (!now) now = nanotime();
         bool again = false;
         g *gp;
         if (unlikely(load_relaxed(&pp->retire))) {

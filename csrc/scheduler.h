@@ -167,10 +167,11 @@ static inline void sched_syscall(m *mp) { store_release(&mp->hold, HOLD_SYSCALL)
 /* ---- g's. Inside the door, or from a plain thread. */
 void sched_go(g *gp);              /* IDLE -> RUNNABLE, fresh */
 void sched_ready(g *gp);           /* WAITING -> RUNNABLE: any thread */
-void sched_yield_g(m *mp, g *gp);  /* RUNNING -> RUNNABLE: behind the others of its M */
+void sched_yield_g(m *mp, g *gp, int64_t now); /* RUNNING -> RUNNABLE: behind the others of its M */
 void sched_end(m *mp, g *gp);      /* RUNNING -> DEAD -> IDLE; the slot is the host's to free */
 /* The g to run now, already RUNNING; fresh ones are pinned to mp. NULL: this M ends. */
-g *sched_next(m *mp);
+g *sched_next_at(m *mp, int64_t now); /* now: a time just read, or 0 */
+static inline g *sched_next(m *mp) { return sched_next_at(mp, 0); }
 
 /* ---- between the files of the scheduler */
 void sched_wakep(void);

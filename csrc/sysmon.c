@@ -103,7 +103,10 @@ void *sysmon_main(void *arg) {
     uint32_t vain = 0;
     while (load_acquire(&S.running)) {
         int64_t now = nanotime();
-        if (load_seq(&S.nidlep) >= load_seq(&S.procs) && load_seq(&S.nnop) == 0) {
+        bool all_idle = load_seq(&S.nidlep) >= load_seq(&S.procs) && load_seq(&S.nnop) == 0;
+        /* Not before the longest pause: who takes a P has to wake us, which costs it a
+         * system call. */
+        if (all_idle && pause == PAUSE_MAX) {
             store_seq(&S.sysmon_asleep, true);
             /* take_p looks at sysmon_asleep after its P left the idle list. */
             if (load_seq(&S.nidlep) >= load_seq(&S.procs)) note_sleep(&S.sysmon_note, 0);

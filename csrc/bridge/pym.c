@@ -75,8 +75,8 @@ static int switch_to(m *mp, g *next) {
 
 /* The calling G gives its M to the next g (maybe itself again). Inside the core before,
  * outside after. */
-static int schedule(m *mp, g *gp) {
-    g *next = sched_next(mp);
+static int schedule(m *mp, g *gp, int64_t now) {
+    g *next = sched_next_at(mp, now);
     int r = 0;
     if (next != gp) {
         PyG *self = host_g(gp);
@@ -135,7 +135,8 @@ int park(seat *s, int64_t deadline, uint8_t reason) {
     parker *k = &gp->parker;
     uint64_t seq = load_relaxed(&k->word) >> 2;
     p *pp = sched_enter(mp);
-    gp->wait_since = nanotime();
+    int64_t now = nanotime();
+    gp->wait_since = now;
     store_relaxed(&gp->reason, reason);
     count_add(&pp->stat.parks, 1);
     /* Order: the wait has begun (seq_cst), then the look at cancel; interrupt_g sets cancel,
@@ -154,7 +155,7 @@ int park(seat *s, int64_t deadline, uint8_t reason) {
         } else
             sched_timer_added(deadline);
     }
-    int r = schedule(mp, gp);
+    int r = schedule(mp, gp, now);
     if (deadline) timer_remove(&gp->timer);
     store_relaxed(&gp->reason, WAIT_NONE);
     if (unlikely(r < 0)) return PARK_ERROR;
@@ -174,8 +175,9 @@ int yield_now(bool preempted) {
         mp->yield_to_global = true;
         if (pp) count_add(&pp->stat.preemptions, 1);
     }
-    sched_yield_g(mp, gp);
-    if (schedule(mp, gp) < 0) return -1;
+    int64_t now = nanotime();
+    sched_yield_g(mp, gp, now);
+    if (schedule(mp, gp, now) < 0) return -1;
     if (unlikely(load_relaxed(&gp->cancel)) && !gp->shield && !preempted) return raise_interrupt(host_g(gp));
     return 0;
 }
