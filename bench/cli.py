@@ -11,6 +11,7 @@ from pathlib import Path
 from bench import cases
 from bench.machine import this_machine
 from bench.model import Results, Verdict, judge
+from bench.peer import Peer
 from bench.registry import SPECS, Setup, Spec
 from bench.report import Report
 from bench.runner import make_ready, note, run_cases
@@ -85,10 +86,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     store = Store((options.cache or default_folder()).absolute(), options.renew)
 
     machine = this_machine()
-    peers, missing = make_ready(specs, Setup(store, options.python))
+    peers: list[Peer] = []
+    missing: dict[str, str] = {}
     results: Results = {}
     interrupted = False
     try:
+        peers, missing = make_ready(specs, Setup(store, options.python))
         run_cases(names, peers, rounds, options.quick, results)
     except KeyboardInterrupt:
         note("interrupted: this is what there is")

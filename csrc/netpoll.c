@@ -214,10 +214,15 @@ int netpoll(int64_t deadline) {
     int woken = 0;
     for (int i = 0; i < n; i++) {
         if (events[i].data.u64 == BREAK_KEY) {
+            /* The break is for the thread that blocks: a look in passing leaves it (the
+             * eventfd is level-triggered). Read, then unarm: the other way round, a break
+             * in between was read away and `broken` stayed set for good. One that comes
+             * before the unarming is skipped, rightly: this thread is on its way back and
+             * looks at everything again. */
             uint64_t value;
-            /* Unarm before reading: a break that comes in between writes again. */
-            atomic_exchange(&broken, 0);
+            if (!deadline) continue;
             if (read(breakfd, &value, sizeof value) < 0) continue;
+            atomic_exchange(&broken, 0);
         } else
             woken += dispatch(&events[i]);
     }

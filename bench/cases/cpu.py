@@ -20,7 +20,7 @@ MAX_ROUNDS = None
 
 
 def runs(quick: bool) -> list[Run]:
-    return [Run(1, {"tasks": 8, "limit": 30_000 if quick else 50_000}, mode="to more")]
+    return [Run(1, {"tasks": 8, "limit": 40_000 if quick else 60_000}, mode="to more")]
 
 
 def measure(peer: Peer, run: Run) -> Values:

@@ -49,6 +49,8 @@ typedef struct mhost {
     g *pending;       /* the fresh g for the worker that is switched to */
     _Atomic uint32_t no_preempt; /* >0: its G's mustn't be preempted now */
     _Atomic bool monitor_asked;
+    bool preempt_late;    /* asked to yield while no_preempt: do it once that is over */
+    g *async_for;         /* the g whose interrupt lies in the thread's async_exc; see preempt.c */
 } mhost;
 
 /* ---- who is calling */
@@ -95,6 +97,18 @@ int pypoll_init(PyObject *module);
 int preempt_init(PyObject *module);
 enum host_state py_thread_state(m *mp);
 bool py_preempt(m *mp);
+/* gp stops running (async_forget: for good): its undelivered interrupt must not stay with
+ * the thread. */
+void async_take_back_slow(mhost *h, g *gp);
+void async_forget_slow(mhost *h);
+static inline void async_take_back(m *mp, g *gp) {
+    mhost *h = (mhost *)load_relaxed(&mp->host);
+    if (unlikely(h->async_for == gp)) async_take_back_slow(h, gp);
+}
+static inline void async_forget(m *mp, g *gp) {
+    mhost *h = (mhost *)load_relaxed(&mp->host);
+    if (unlikely(h->async_for == gp)) async_forget_slow(h);
+}
 
 extern PyObject *Cancelled, *ChanClosed, *DeadlockError;
 

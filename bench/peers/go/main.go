@@ -77,14 +77,19 @@ func about(params) values {
 	return values{"runtime": runtime.Version()}
 }
 
-// perItem tells the microseconds for one of the items of several batches.
+// perItem tells the microseconds for one of the items of several batches:
+// median, mean and those of the first batch.
 func perItem(batches []time.Duration, items int) values {
-	sort.Slice(batches, func(i, j int) bool { return batches[i] < batches[j] })
-	middle := batches[len(batches)/2]
-	if len(batches)%2 == 0 {
-		middle = (middle + batches[len(batches)/2-1]) / 2
+	each := make([]float64, len(batches))
+	sum := 0.0
+	for i, took := range batches {
+		each[i] = float64(took.Nanoseconds()) / 1e3 / float64(items)
+		sum += each[i]
 	}
-	return values{"us": float64(middle.Nanoseconds()) / 1e3 / float64(items)}
+	first := each[0]
+	sort.Float64s(each)
+	median := (each[len(each)/2] + each[(len(each)-1)/2]) / 2
+	return values{"us": median, "mean_us": sum / float64(len(each)), "first_us": first}
 }
 
 // lateness collects how late things happened, from many goroutines.
