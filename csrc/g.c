@@ -1,17 +1,21 @@
 /* g.c: the slab of g's.
  *
- * Chunks double in number only, never move: a g's address and index are for life. Free
- * g's wait in a list under a lock, with a small cache per thread in front of it, so that
+ * Chunks are added, never moved or freed: a g's address and index are for life. Each is
+ * 2 MiB that the kernel may back with one huge page (one page fault for thousands of
+ * g's) and is handed out from its start. Free g's wait in a list under a lock, with a small cache per thread in front of it, so that
  * the usual go() and end touch no shared line. */
 #include "g.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-enum { CHUNK_G = 1024, MAX_CHUNKS = 1 << 16, CACHE_G = 64 };
+enum { CHUNK_BYTES = 2 << 20, CHUNK_G = 8192, MAX_CHUNKS = 1 << 14, CACHE_G = 64 };
+_Static_assert(CHUNK_G * sizeof(g) <= CHUNK_BYTES, "a chunk of g's must fit one huge page");
 
 static _Atomic(g *) chunks[MAX_CHUNKS];
-static _Atomic uint32_t slots;
+static _Atomic uint32_t slots; /* == carved, for readers without the lock */
+static uint32_t carved, nchunks;
 static mutex slab_lock;
 static g *free_list;
 
@@ -27,36 +31,44 @@ static inline g *next_free(g *gp) {
 
 static inline void set_next_free(g *gp, g *next) { store_relaxed(&gp->link.next, next ? &next->link : NULL); }
 
-/* Adds a chunk to the free list; called without the lock, as it allocates. */
+/* Adds a chunk; called without the lock, as it allocates. */
 static bool grow(void) {
-    g *chunk = calloc(CHUNK_G, sizeof(g));
+    g *chunk = aligned_alloc(CHUNK_BYTES, CHUNK_BYTES);
     if (!chunk) return false;
+    madvise(chunk, CHUNK_BYTES, MADV_HUGEPAGE);
     mutex_lock(&slab_lock);
-    uint32_t base = load_relaxed(&slots);
-    if (base / CHUNK_G >= MAX_CHUNKS) {
-        mutex_unlock(&slab_lock);
-        free(chunk);
-        return false;
+    uint32_t n = nchunks;
+    if (n < MAX_CHUNKS && carved == n * CHUNK_G) { /* else another thread was quicker */
+        store_release(&chunks[n], chunk);
+        nchunks = n + 1;
+        chunk = NULL;
     }
-    for (uint32_t i = CHUNK_G; i-- > 0;) {
-        chunk[i].index = base + i;
-        chunk[i].timer.index = -1;
-        chunk[i].parker.g = &chunk[i];
-        set_next_free(&chunk[i], free_list);
-        free_list = &chunk[i];
-    }
-    store_release(&chunks[base / CHUNK_G], chunk);
-    store_release(&slots, base + CHUNK_G);
     mutex_unlock(&slab_lock);
-    return true;
+    free(chunk);
+    return n < MAX_CHUNKS;
+}
+
+/* A slot that was never used. Call with the lock. */
+static g *carve(void) {
+    if (carved == nchunks * CHUNK_G) return NULL;
+    g *gp = load_relaxed(&chunks[carved / CHUNK_G]) + carved % CHUNK_G;
+    memset(gp, 0, sizeof *gp);
+    gp->index = carved++;
+    gp->timer.index = -1;
+    gp->parker.g = gp;
+    store_release(&slots, carved); /* a reader of slots may look at it from now on */
+    return gp;
 }
 
 static bool refill(void) {
     for (;;) {
         mutex_lock(&slab_lock);
-        while (free_list && cache.n < CACHE_G / 2) {
+        while (cache.n < CACHE_G / 2) {
             g *gp = free_list;
-            free_list = next_free(gp);
+            if (gp)
+                free_list = next_free(gp);
+            else if (!(gp = carve()))
+                break;
             set_next_free(gp, cache.head);
             cache.head = gp;
             cache.n++;
@@ -78,19 +90,13 @@ g *g_alloc(void) {
     store_relaxed(&gp->reason, WAIT_NONE);
     store_relaxed(&gp->cancel, false);
     gp->solo = false;
-    gp->shield = 0;
     gp->host = gp->frame = NULL;
     return gp;
 }
 
-void g_free(g *gp) {
-    assert(g_status(gp) == G_IDLE && gp->timer.index < 0);
-    gp->host = NULL;
-    set_next_free(gp, cache.head);
-    cache.head = gp;
-    if (++cache.n <= CACHE_G) return;
+static void give_back(int keep) {
     mutex_lock(&slab_lock);
-    while (cache.n > CACHE_G / 2) {
+    while (cache.n > keep) {
         g *spare = cache.head;
         cache.head = next_free(spare);
         cache.n--;
@@ -99,6 +105,16 @@ void g_free(g *gp) {
     }
     mutex_unlock(&slab_lock);
 }
+
+void g_free(g *gp) {
+    assert(g_status(gp) == G_IDLE && gp->timer.index < 0);
+    gp->host = NULL;
+    set_next_free(gp, cache.head);
+    cache.head = gp;
+    if (++cache.n > CACHE_G) give_back(CACHE_G / 2);
+}
+
+void g_flush_cache(void) { give_back(0); }
 
 uint32_t g_slots(void) { return load_acquire(&slots); }
 

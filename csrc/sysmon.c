@@ -12,6 +12,9 @@
 
 static const int64_t PAUSE_MIN = 20 * MICROSECOND, PAUSE_MAX = 10 * MILLISECOND;
 static const int64_t SLICE = 10 * MILLISECOND, BLOCKED_MAX = 10 * MILLISECOND;
+/* An undeclared call shows only as a detached thread, and a thread that makes many short
+ * calls may be seen detached twice in a row: give it a little longer than a declared one. */
+static const int64_t UNDECLARED_MIN = 200 * MICROSECOND;
 static const int64_t POLL_AFTER = 10 * MILLISECOND, POLLER_AFTER = 500 * MICROSECOND;
 
 void sysmon_wake(void) { note_wake(&S.sysmon_note); }
@@ -36,11 +39,14 @@ static bool retake(p *pp, m *mp, int64_t now) {
         pp->host_since = now;
         return false;
     }
+    if (from == HOLD_HOST && now - pp->host_since < UNDECLARED_MIN) return false;
     if (!work_waits_for(pp) && now - pp->host_since < BLOCKED_MAX) return false;
     if (!work_waits_for(pp) && boundq_len(&mp->bound) == 0 && load_relaxed(&S.nidlep) > 0 &&
         !timers_due(&pp->timers, now))
         return false; /* nobody would gain */
-    if (sched_retake(mp, from) != pp) return false;
+    /* pp->m is old news until a new owner has woken up: mp may hold another P by now. What
+     * was taken is handed off, whichever it is. */
+    if (!(pp = sched_retake(mp, pp, from))) return false;
     count_add(from == HOLD_SYSCALL ? &pp->stat.retakes_declared : &pp->stat.retakes_undeclared, 1);
     count_add(&pp->stat.handoffs, 1);
     pp->seen_host = UINT64_MAX;
@@ -56,7 +62,9 @@ static bool preempt(p *pp, m *mp, int64_t now) {
         return false;
     }
     if (now - pp->seen_at < SLICE) return false;
-    if (!work_waits_for(pp) && boundq_len(&mp->bound) == 0) return false;
+    g *gp = load_acquire(&mp->cur);
+    bool cancelled = gp && load_relaxed(&gp->cancel);
+    if (!cancelled && !work_waits_for(pp) && boundq_len(&mp->bound) == 0) return false;
     if (load_acquire(&mp->hold) != HOLD_HOST || !S.ops.preempt(mp)) return false;
     count_add(&pp->stat.preempt_requests, 1);
     pp->seen_at = now; /* ask again if it is still there in 10 ms */

@@ -31,6 +31,8 @@ typedef struct PyG {
     PyObject *result, *exc; /* one of them once done */
     PyObject *greenlet;     /* the greenlet it is parked in */
     PyObject *interrupt;    /* exception to raise in its next park; under lock */
+    bool interrupt_soft;    /* it is a Cancelled, which shields hold back */
+    struct PyScope *scopes; /* the timeouts and shields it is in, innermost first; under lock */
     PyObject *locals;       /* dict of per-G state, made on demand */
     mutex lock;
     _Atomic bool done;
@@ -86,7 +88,17 @@ int pym_init(PyObject *module);
 void py_m_main(m *mp);
 void py_detach(m *mp);
 void py_attach(m *mp);
+
+/* ---- interrupts (pyscope.c) */
 void interrupt_g(PyG *self, PyObject *exc); /* steals nothing */
+/* What is to be raised now in self, which runs: new reference, an instance or a class; NULL:
+ * nothing, or an exception is set. as_class: for PyThreadState_SetAsyncExc. */
+PyObject *take_interrupt(PyG *self, bool as_class);
+int raise_interrupt(PyG *self); /* raises it: PARK_ERROR */
+/* self, which runs, took exc but hasn't raised it. */
+void put_back_interrupt(PyG *self, PyObject *exc);
+void scopes_end(PyG *self);     /* self ends: leaves what it is still in */
+int pyscope_init(PyObject *module);
 
 extern PyTypeObject *G_Type;
 int pyg_init(PyObject *module);
@@ -124,5 +136,6 @@ static inline void anchor_note(g *gp, PyThreadState *ts) {
 }
 
 int arena_install(void);
+void stack_root(PyThreadState *ts); /* gives a new greenlet its first stack chunk */
 
 #endif

@@ -94,20 +94,6 @@ static int schedule(m *mp, g *gp, int64_t now) {
 
 /* ---------------------------------------------------------------- parking */
 
-/* Raises what interrupt_g left; 0 if it was taken already (only before a wait). */
-static int raise_interrupt(PyG *self) {
-    mutex_lock(&self->lock);
-    PyObject *exc = self->interrupt;
-    self->interrupt = NULL;
-    store_seq(&self->gp->cancel, false);
-    mutex_unlock(&self->lock);
-    if (!exc) return 0;
-    PyErr_SetObject(PyExceptionInstance_Check(exc) ? (PyObject *)Py_TYPE(exc) : exc,
-                    PyExceptionInstance_Check(exc) ? exc : NULL);
-    Py_DECREF(exc);
-    return PARK_ERROR;
-}
-
 static int park_thread(seat *s, int64_t deadline) {
     uint64_t seq = load_relaxed(&s->parker->word) >> 2;
     for (;;) {
@@ -123,8 +109,12 @@ static int park_thread(seat *s, int64_t deadline) {
         PyObject *type, *value, *tb;
         PyErr_Fetch(&type, &value, &tb);
         note_sleep(&s->parker->note, 0);
-        PyErr_Restore(type, value, tb);
-        return signalled ? PARK_ERROR : s->parker->wake;
+        /* What the wake-up carries mustn't be lost: the signal's exception comes right after. */
+        if (signalled) PyThreadState_SetAsyncExc(PyThread_get_thread_ident(), type);
+        Py_XDECREF(type);
+        Py_XDECREF(value);
+        Py_XDECREF(tb);
+        return s->parker->wake;
     }
 }
 
@@ -134,6 +124,7 @@ int park(seat *s, int64_t deadline, uint8_t reason) {
     m *mp = sched_self;
     parker *k = &gp->parker;
     uint64_t seq = load_relaxed(&k->word) >> 2;
+    async_take_back(mp, gp);
     p *pp = sched_enter(mp);
     int64_t now = nanotime();
     gp->wait_since = now;
@@ -141,7 +132,7 @@ int park(seat *s, int64_t deadline, uint8_t reason) {
     count_add(&pp->stat.parks, 1);
     /* Order: the wait has begun (seq_cst), then the look at cancel; interrupt_g sets cancel,
      * then looks for a wait. */
-    if (unlikely(load_seq(&gp->cancel)) && !gp->shield && wait_take_back(k, seq, WAKE_CANCEL)) {
+    if (unlikely(load_seq(&gp->cancel)) && wait_take_back(k, seq, WAKE_CANCEL)) {
         sched_leave(mp);
         return raise_interrupt(host_g(gp));
     }
@@ -159,10 +150,10 @@ int park(seat *s, int64_t deadline, uint8_t reason) {
     if (deadline) timer_remove(&gp->timer);
     store_relaxed(&gp->reason, WAIT_NONE);
     if (unlikely(r < 0)) return PARK_ERROR;
-    if (unlikely(k->wake == WAKE_CANCEL)) {
-        (void)raise_interrupt(host_g(gp));
-        return PARK_ERROR;
-    }
+    if (unlikely(k->wake == WAKE_CANCEL)) return raise_interrupt(host_g(gp));
+    /* Cancelled after it was woken, before it ran: should it turn into a hog now, nobody
+     * would ask it again. */
+    if (unlikely(load_relaxed(&gp->cancel))) py_preempt(mp);
     return k->wake;
 }
 
@@ -170,6 +161,7 @@ int yield_now(bool preempted) {
     m *mp = sched_self;
     g *gp = mp ? load_relaxed(&mp->cur) : NULL;
     if (!gp) return 0;
+    async_take_back(mp, gp);
     p *pp = sched_enter(mp);
     if (preempted) {
         mp->yield_to_global = true;
@@ -178,29 +170,8 @@ int yield_now(bool preempted) {
     int64_t now = nanotime();
     sched_yield_g(mp, gp, now);
     if (schedule(mp, gp, now) < 0) return -1;
-    if (unlikely(load_relaxed(&gp->cancel)) && !gp->shield && !preempted) return raise_interrupt(host_g(gp));
+    if (unlikely(load_relaxed(&gp->cancel)) && !preempted) return raise_interrupt(host_g(gp));
     return 0;
-}
-
-void interrupt_g(PyG *self, PyObject *exc) {
-    PyObject *old = NULL;
-    g *gp = self->gp;
-    bool claimed = false;
-    mutex_lock(&self->lock);
-    if (!load_relaxed(&self->done)) {
-        old = self->interrupt;
-        self->interrupt = Py_NewRef(exc);
-        store_seq(&gp->cancel, true);
-        /* Under the lock, so that the interrupt can't be consumed before the claim. */
-        claimed = !load_relaxed(&gp->shield) && parker_claim_any(&gp->parker, WAKE_CANCEL);
-    }
-    mutex_unlock(&self->lock);
-    Py_XDECREF(old);
-    m *mp = load_relaxed(&gp->m);
-    if (claimed)
-        parker_unpark(&gp->parker);
-    else if (mp && load_relaxed(&mp->cur) == gp && !load_relaxed(&self->done))
-        py_preempt(mp); /* a hog: at its next safe point */
 }
 
 int64_t deadline_from(PyObject *timeout) {
@@ -228,6 +199,7 @@ static PyObject *worker_run(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(unuse
     mhost *h = mp->host;
     PyObject *me = (PyObject *)PyGreenlet_GetCurrent();
     if (!me) return NULL;
+    stack_root(h->tstate);
     while (h->pending) {
         g *gp = h->pending;
         h->pending = NULL;
