@@ -2,6 +2,7 @@
 #include "scheduler.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,6 +15,7 @@ enum {
     GLOBAL_TICK = 61,    /* Go's: a look at the global queue first, so that it can't starve */
     TURN_PICKS = 61,     /* bound and fresh g's take turns of so many picks */
     ID_BATCH = 16,
+    SPIN_LUCK = 16,      /* spins in vain until an M stops spinning, mostly */
     SPREAD_LEAD = 8,     /* pinned g's that an M may have more than the emptiest one */
 };
 static const int64_t TURN_NS = 100 * MICROSECOND;
@@ -24,15 +26,44 @@ static const int64_t SPREAD_PATIENCE = 1 * MILLISECOND;
 
 /* ---------------------------------------------------------------- idle lists (sched.lock) */
 
-static void pidle_put(p *pp) {
-    store_release(&pp->status, P_IDLE);
+/* RUNNING belongs to an M, or is on its way to one; IDLE is in the list of idle ones. */
+static bool p_legal(uint32_t from, uint32_t to) {
+    switch (from) {
+    case P_RETIRED: return to == P_IDLE;
+    case P_IDLE: return to == P_RUNNING;
+    case P_RUNNING: return to == P_IDLE || to == P_RETIRED;
+    }
+    return false;
+}
+
+/* The only way a status changes. */
+static void p_move(p *pp, uint32_t from, uint32_t to) {
+    assert(p_legal(from, to) && load_relaxed(&pp->status) == from);
+    (void)p_legal, (void)from;
+    store_release(&pp->status, to);
+}
+
+static void pidle_list(p *pp, uint32_t from) {
+    p_move(pp, from, P_IDLE);
     store_release(&pp->m, NULL);
     pp->next_idle = S.idlep;
     S.idlep = pp;
     atomic_fetch_add(&S.nidlep, 1);
 }
 
-/* Takes an idle P, `want` if that one is idle (its caches are warm). */
+/* The caller gives up pp, which it owns. A P that is to retire leaves its g's to the others:
+ * not every policy robs a retired one, and a busy M robs nobody. */
+static void pidle_put(p *pp) {
+    if (!load_relaxed(&pp->retire)) {
+        pidle_list(pp, P_RUNNING);
+        return;
+    }
+    for (g *left; (left = runq_get(&pp->runq));) globq_put_one(&S.globq, &left->link);
+    store_release(&pp->m, NULL);
+    p_move(pp, P_RUNNING, P_RETIRED);
+}
+
+/* Takes an idle P, `want` if that one is idle (its caches are warm); it is RUNNING then. */
 static p *pidle_get(p *want) {
     p **at = &S.idlep;
     if (want)
@@ -42,6 +73,7 @@ static p *pidle_get(p *want) {
     if (!pp) return NULL;
     *at = pp->next_idle;
     atomic_fetch_sub(&S.nidlep, 1);
+    p_move(pp, P_IDLE, P_RUNNING);
     return pp;
 }
 
@@ -75,10 +107,10 @@ static m *midle_get(void) {
 /* Gives pp to a sleeping mp. Returns how to wake it: do that after unlocking. */
 static bool give(m *mp, p *pp) {
     assert(mp->state == M_IDLE || mp->state == M_WANTP);
+    assert(load_relaxed(&pp->status) == P_RUNNING && !mp->nextp);
     midle_remove(mp);
     mp->state = M_RUN;
     mp->nextp = pp;
-    store_release(&pp->status, P_RUNNING);
     return mp->polling;
 }
 
@@ -91,49 +123,70 @@ static void wake_m(m *mp, bool polling) {
 
 static void queue_token(m *mp) {
     mp->state = M_WANTP;
+    midle_remove(mp);
     if (mp->token_queued) return;
     mp->token_queued = true;
-    midle_remove(mp);
     globq_put_one(&S.globq, &mp->token);
 }
 
 static void take_p(m *mp, p *pp) {
+    assert(load_relaxed(&pp->status) == P_RUNNING);
     store_release(&pp->m, mp);
-    store_release(&pp->status, P_RUNNING);
     store_seq(&mp->p, pp);
     mp->lastp = pp;
     mp->p_since = nanotime();
-    if (load_relaxed(&S.sysmon_asleep)) sysmon_wake();
+    if (load_seq(&S.sysmon_asleep)) sysmon_wake();
 }
 
 /* ---------------------------------------------------------------- new M's */
 
+/* sched_stop waits until no visitor is left: for threads that make an M which it has to
+ * join, and for plain threads that are still inside a wake-up when the g that they woke, its
+ * M and everybody else have already ended. */
+static void visit(void) { atomic_fetch_add(&S.visitors, 1); }
+static void visit_end(void) { atomic_fetch_sub(&S.visitors, 1); }
+
 static void *m_start(void *arg) {
     m *mp = arg;
+    p *pp = mp->nextp;
     sched_self = mp;
+    mp->nextp = NULL;
+    take_p(mp, pp);
     S.ops.m_main(mp);
+    g_flush_cache();
     return NULL;
 }
 
-/* Makes an M that starts with pp. False: the system gives no more threads. */
+/* Makes an M that starts with pp. False: the system gives no more threads, or everything
+ * stops. allm names an M only once its thread exists: who finds it there may use it. */
 static bool newm(p *pp, bool spinning) {
-    uint32_t id = atomic_fetch_add(&S.nm, 1);
-    m *mp = id < MAX_M ? aligned_alloc(CACHE_LINE, sizeof(m)) : NULL;
-    if (!mp) goto fail;
+    m *mp = aligned_alloc(CACHE_LINE, sizeof(m));
+    if (!mp) return false;
     memset(mp, 0, sizeof *mp);
-    mp->id = id;
     mp->token.is_token = true;
     mp->spinning = spinning;
+    mp->nextp = pp;
     store_relaxed(&mp->hold, HOLD_CORE);
     boundq_init(&mp->bound);
-    take_p(mp, pp);
-    store_release(&S.allm[id], mp);
-    if (pthread_create(&mp->thread, NULL, m_start, mp) == 0) return true;
-    store_release(&S.allm[id], NULL);
-    free(mp);
-fail:
-    atomic_fetch_sub(&S.nm, 1);
-    return false;
+    mutex_lock(&S.lock);
+    uint32_t id = load_relaxed(&S.stopping) ? MAX_M : load_relaxed(&S.nm);
+    if (id < MAX_M) {
+        store_seq(&S.nm, id + 1);
+        visit();
+    }
+    mutex_unlock(&S.lock);
+    mp->id = id;
+    bool made = id < MAX_M && pthread_create(&mp->thread, NULL, m_start, mp) == 0;
+    if (made)
+        store_release(&S.allm[id], mp);
+    else {
+        free(mp);
+        mutex_lock(&S.lock); /* only the last number can be used again */
+        if (id < MAX_M && load_relaxed(&S.nm) == id + 1) store_seq(&S.nm, id);
+        mutex_unlock(&S.lock);
+    }
+    if (id < MAX_M) visit_end();
+    return made;
 }
 
 /* Finds an M for pp (status RUNNING, owned by the caller), or idles pp. */
@@ -161,7 +214,6 @@ void sched_wakep(void) {
     if (!atomic_compare_exchange_strong(&S.nspinning, &none, 1)) return;
     mutex_lock(&S.lock);
     p *pp = pidle_get(NULL);
-    if (pp) store_release(&pp->status, P_RUNNING);
     mutex_unlock(&S.lock);
     if (pp)
         startm(pp, true);
@@ -176,10 +228,7 @@ void sched_handoffp(p *pp) {
         return;
     }
     mutex_lock(&S.lock);
-    if (load_relaxed(&pp->retire))
-        store_release(&pp->status, P_RETIRED);
-    else
-        pidle_put(pp);
+    pidle_put(pp);
     mutex_unlock(&S.lock);
     /* Work that came between the look and the idling found nobody to wake. */
     if (globq_len(&S.globq) || !runq_empty(&pp->runq)) sched_wakep();
@@ -217,8 +266,10 @@ void sched_ready(g *gp) {
         boundq_push_own(&mp->bound, gp);
         return;
     }
+    if (!self) visit();
     boundq_push(&mp->bound, gp);
     if (!load_seq(&mp->p)) need_p(mp);
+    if (!self) visit_end();
 }
 
 void parker_unpark(parker *k) {
@@ -243,11 +294,13 @@ void sched_go(g *gp) {
         runq_put(&pp->runq, gp, true, &S.globq);
     } else {
         gp->id = atomic_fetch_add(&S.next_id, ID_BATCH);
+        visit();
         atomic_fetch_add(&S.created_outside, 1);
         globq_put_one(&S.globq, &gp->link);
     }
     atomic_thread_fence(memory_order_seq_cst); /* queue before nidlep: see scheduler.h, sleeping */
     sched_wakep();
+    if (!pp) visit_end();
 }
 
 void sched_yield_g(m *mp, g *gp, int64_t now) {
@@ -359,6 +412,14 @@ static bool work_anywhere(m *mp) {
     return false;
 }
 
+/* Before mp is listed as idle: from then on its flag is whoever's who starts it. The caller
+ * still counts it in nspinning if this returns true. */
+static bool drop_spinning(m *mp) {
+    bool was = mp->spinning;
+    mp->spinning = false;
+    return was;
+}
+
 /* Releases mp's P and sleeps until there is something to do; mp then has a P again,
  * or the scheduler is stopping (p == NULL). */
 static void stopm(m *mp) {
@@ -366,19 +427,14 @@ static void stopm(m *mp) {
     mutex_lock(&S.lock);
     mp->state = M_IDLE;
     store_seq(&mp->p, NULL);
-    if (!mp->no_fresh) midle_put(mp);
-    bool retired = load_relaxed(&pp->retire);
-    bool handoff = mp->no_fresh && !retired;
-    if (retired)
-        store_release(&pp->status, P_RETIRED);
-    else if (!handoff)
+    bool spinning = drop_spinning(mp);
+    if (!mp->no_fresh) {
+        midle_put(mp);
         pidle_put(pp);
-    mutex_unlock(&S.lock);
-    if (handoff) sched_handoffp(pp);
-    if (mp->spinning) {
-        mp->spinning = false;
-        atomic_fetch_sub(&S.nspinning, 1);
     }
+    mutex_unlock(&S.lock);
+    if (mp->no_fresh) sched_handoffp(pp);
+    if (spinning) atomic_fetch_sub(&S.nspinning, 1);
     atomic_thread_fence(memory_order_seq_cst);
     /* Whoever submitted before the drop is seen here; whoever submits after it wakes us. */
     if (work_anywhere(mp)) {
@@ -417,6 +473,7 @@ static void serve_token(m *mp, m *to) {
     count_add(&pp->stat.tokens, 1);
     mp->state = M_IDLE;
     store_seq(&mp->p, NULL);
+    bool spinning = drop_spinning(mp);
     atomic_thread_fence(memory_order_seq_cst);
     if (boundq_len(&mp->bound))
         queue_token(mp);
@@ -424,10 +481,7 @@ static void serve_token(m *mp, m *to) {
         midle_put(mp);
     bool polling = give(to, pp);
     mutex_unlock(&S.lock);
-    if (mp->spinning) {
-        mp->spinning = false;
-        atomic_fetch_sub(&S.nspinning, 1);
-    }
+    if (spinning) atomic_fetch_sub(&S.nspinning, 1);
     wake_m(to, polling);
     S.ops.detach(mp);
     sleep_until_given(mp);
@@ -450,17 +504,20 @@ p *sched_reacquire(m *mp) {
     return load_relaxed(&mp->p);
 }
 
-p *sched_retake(m *mp, uint32_t from) {
-    p *pp = NULL;
+p *sched_retake(m *mp, p *pp, uint32_t from) {
     mutex_lock(&S.lock);
-    if (atomic_compare_exchange_strong_explicit(&mp->hold, &from, HOLD_TAKEN, memory_order_acq_rel,
+    if (load_seq(&mp->p) != pp)
+        pp = NULL;
+    else if (atomic_compare_exchange_strong_explicit(&mp->hold, &from, HOLD_TAKEN, memory_order_acq_rel,
                                                 memory_order_relaxed)) {
-        pp = load_relaxed(&mp->p);
+        pp = load_seq(&mp->p); /* stands still now: a core that is entered waits for the lock */
+        assert(pp && mp->state == M_RUN);
         mp->state = M_NOP;
         store_relaxed(&mp->nop_since, nanotime());
         store_seq(&mp->p, NULL);
         atomic_fetch_add(&S.nnop, 1);
-    }
+    } else
+        pp = NULL;
     mutex_unlock(&S.lock);
     return pp;
 }
@@ -576,11 +633,16 @@ static bool poll_now(int64_t now) {
 
 /* Looks for work a little longer before the sleep: a wake-up of a sleeping thread costs
  * some 5 to 50 us, so one that is about to get work had better stay awake (design: steal
- * late, spin short). */
+ * late, spin short). Only for what comes through memory, and only as long as it pays: with
+ * I/O the next event is far off, and the peer may need this very CPU (an echo server beside
+ * its load on 2 cores lost a third of its throughput to spinning). */
 static g *spin(m *mp, p *pp) {
-    int64_t now = nanotime(), until = now + load_relaxed(&S.spin_ns), grace_end = 0;
+    int64_t now = nanotime(), until = now, grace_end = 0;
+    if (S.ops.spin && (mp->spin_luck > 0 || ++mp->spin_dry % 16 == 0)) until += load_relaxed(&S.spin_ns);
     uint32_t busy = load_relaxed(&S.procs) - load_relaxed(&S.nidlep);
-    if (!mp->spinning) {
+    /* An M that starts no fresh g's may spin for its own, but doesn't count: a submitter
+     * that sees a spinner relies on it. */
+    if (!mp->spinning && !mp->no_fresh) {
         /* Go: half of the busy P's. But two M's whose g's talk to each other run dry in turns
          * and overlap: with only one allowed to spin, the other slept (38 us a round trip). */
         if (load_relaxed(&S.nspinning) >= (busy > 4 ? busy / 2 : 2)) return NULL;
@@ -590,19 +652,20 @@ static g *spin(m *mp, p *pp) {
     for (uint32_t round = 0;; round++) {
         bool too_young = false, last = now >= until;
         g *gp = mp->no_fresh ? NULL : policy_find(pp, last, &too_young);
-        if (gp) return gp;
-        if (boundq_len(&mp->bound) || globq_len(&S.globq)) return NULL;
+        if (gp || boundq_len(&mp->bound) || globq_len(&S.globq)) {
+            if (round && mp->spin_luck < SPIN_LUCK) mp->spin_luck += 2;
+            return gp;
+        }
         if (sched_next_timer() <= now) {
             sched_run_timers(now);
             if (boundq_len(&mp->bound)) return NULL;
         }
-        if (poll_now(now)) return NULL;
         if (last) {
+            if (round && !too_young && mp->spin_luck > 0) mp->spin_luck--;
             /* A g too young to be stolen is worth waiting for, once. */
             if (!too_young || grace_end) return NULL;
             grace_end = until = now + load_relaxed(&S.steal_grace_ns);
         }
-        if (!S.ops.spin && !too_young) return NULL;
         for (int i = 0; i < 20; i++) cpu_relax();
         now = nanotime();
     }
@@ -616,8 +679,12 @@ g *sched_next_at(m *mp, int64_t now) {
         bool again = false;
         g *gp;
         if (unlikely(load_relaxed(&pp->retire))) {
-            for (g *left; (left = runq_get(&pp->runq));) globq_put_one(&S.globq, &left->link);
-            sched_wakep();
+            stopm(mp);
+            continue;
+        }
+        if (unlikely(mp->no_fresh) && now - mp->p_since > TOKEN_QUANTUM &&
+            (globq_len(&S.globq) || !runq_empty(&pp->runq))) {
+            /* What only others may start or serve must not wait until its own g's all sleep. */
             stopm(mp);
             continue;
         }
@@ -664,19 +731,24 @@ static p *newp(uint32_t id) {
 }
 
 uint64_t sched_live(void) {
-    uint64_t made = load_seq(&S.created_outside), ended = load_seq(&S.ended_outside);
-    /* Ended first: a g that ends in between is then counted as live, never the reverse. */
+    uint64_t made = 0, ended = load_seq(&S.ended_outside);
+    /* All that ended first: a g that ends in between is then counted as live, never the
+     * reverse. */
     for (uint32_t i = 0; i < S.maxp; i++) ended += load_seq(&load_relaxed(&S.allp[i])->stat.ended);
+    made += load_seq(&S.created_outside);
     for (uint32_t i = 0; i < S.maxp; i++) made += load_seq(&load_relaxed(&S.allp[i])->stat.created);
     return made - ended;
 }
 
 bool sched_deadlocked(void) {
     mutex_lock(&S.lock);
+    /* In this order: a timer that fires, an event that is dispatched and a plain thread's
+     * go() count until the g is in a queue. */
     bool dead = load_seq(&S.nidlep) >= load_seq(&S.procs) && load_seq(&S.nnop) == 0 &&
                 globq_len(&S.globq) == 0 && load_seq(&S.external) == 0 && netpoll_waiters() == 0 &&
-                sched_next_timer() == INT64_MAX && sched_live() > 0;
-    for (uint32_t i = 0; dead && i < S.maxp; i++) dead = runq_empty(&load_relaxed(&S.allp[i])->runq);
+                sched_next_timer() == INT64_MAX && sched_live() > 0 && load_seq(&S.visitors) == 0;
+    for (uint32_t i = 0; dead && i < S.maxp; i++)
+        dead = load_seq(&load_relaxed(&S.allp[i])->timers.firing) == 0 && runq_empty(&load_relaxed(&S.allp[i])->runq);
     for (uint32_t i = 0; dead && i < load_relaxed(&S.nm); i++) {
         m *mp = load_acquire(&S.allm[i]);
         if (mp) dead = boundq_len(&mp->bound) == 0;
@@ -686,20 +758,17 @@ bool sched_deadlocked(void) {
 }
 
 uint32_t sched_set_procs(uint32_t n) {
+    if (n > MAX_P) n = MAX_P;
     mutex_lock(&S.lock);
     uint32_t old = load_relaxed(&S.procs);
-    for (uint32_t i = S.maxp; i < n; i++)
-        if (newp(i)) S.maxp = i + 1;
+    while (S.maxp < n && newp(S.maxp)) S.maxp++;
     if (n > S.maxp) n = S.maxp;
     for (uint32_t i = 0; i < S.maxp; i++) {
         p *pp = load_relaxed(&S.allp[i]);
         uint32_t status = load_relaxed(&pp->status);
         store_seq(&pp->retire, i >= n);
-        if (i < n && status == P_RETIRED) pidle_put(pp);
-        if (i >= n && status == P_IDLE) {
-            pidle_get(pp);
-            store_release(&pp->status, P_RETIRED);
-        }
+        if (i < n && status == P_RETIRED) pidle_list(pp, P_RETIRED);
+        if (i >= n && status == P_IDLE) pidle_put(pidle_get(pp));
     }
     store_seq(&S.procs, n);
     mutex_unlock(&S.lock);
@@ -728,7 +797,10 @@ int sched_start(const host_ops *ops, uint32_t procs, uint32_t policy) {
 }
 
 void sched_stop(void) {
-    store_seq(&S.stopping, true);
+    mutex_lock(&S.lock);
+    store_seq(&S.stopping, true); /* from here on newm makes none */
+    mutex_unlock(&S.lock);
+    while (load_seq(&S.visitors)) sched_yield();
     mutex_lock(&S.lock);
     uint32_t nm = load_relaxed(&S.nm);
     for (uint32_t i = 0; i < nm; i++) {

@@ -36,7 +36,7 @@ enum { MAX_P = 256, MAX_M = 4096 };
 
 enum hold { HOLD_HOST = 0, HOLD_CORE, HOLD_SYSCALL, HOLD_TAKEN };
 enum m_state { M_RUN = 0, M_IDLE, M_WANTP, M_NOP };
-enum p_status { P_RETIRED = 0, P_IDLE, P_RUNNING };
+enum p_status { P_RETIRED = 0, P_IDLE, P_RUNNING }; /* moves: see p_legal */
 enum turn { TURN_BOUND = 0, TURN_FRESH };
 
 /* What a thread of the host is doing, for sysmon. */
@@ -84,7 +84,9 @@ struct m {
     uint32_t streak;
     int64_t turn_since, p_since;
     bool spinning;
-    bool no_fresh;         /* locked or solo: starts no g's but its own */
+    int32_t spin_luck;     /* how well spinning paid lately */
+    uint32_t spin_dry;
+    _Atomic bool no_fresh; /* locked or solo: starts no g's but its own. Written by the M */
     int32_t locks;         /* lock_os_thread() calls */
     bool yield_to_global;  /* the last g was preempted: look at the global queue first */
     _Atomic uint64_t entries; /* how often it entered the core: tells sysmon one call from the next */
@@ -121,8 +123,9 @@ typedef struct sched {
     _Atomic int64_t poll_until;
     _Atomic int64_t last_poll;
     _Atomic(p *) allp[MAX_P];
-    uint32_t maxp; /* P's ever made */
+    _Atomic uint32_t maxp; /* P's ever made */
     _Atomic(m *) allm[MAX_M];
+    _Atomic uint32_t visitors; /* threads that sched_stop waits for: see visit */
     _Atomic uint32_t external; /* blocking calls under way: they will wake somebody */
     _Atomic uint64_t created_outside, ended_outside;
     _Atomic bool running;
@@ -144,7 +147,8 @@ enum policy { POLICY_GO = 0, POLICY_GLOBAL_FIRST, POLICY_NEIGHBOUR, POLICY_AFFIN
 
 /* ---- life. 0 or -errno. */
 int sched_start(const host_ops *ops, uint32_t procs, uint32_t policy);
-/* All M's end once their g's have; joins them and sysmon. Call from a plain thread. */
+/* Ends the M's, joins them and sysmon. Call from a plain thread once no g lives: an M that
+ * finds nothing to run ends, whoever still waits on it. */
 void sched_stop(void);
 /* In a forked child: forget everything, the other threads don't exist. */
 void sched_after_fork(void);
@@ -161,8 +165,14 @@ static inline p *sched_enter(m *mp) {
     return load_relaxed(&mp->p);
 }
 static inline void sched_leave(m *mp) { store_release(&mp->hold, HOLD_HOST); }
-/* Declares a call that may block: sysmon may take the P. Ends with sched_enter. */
-static inline void sched_syscall(m *mp) { store_release(&mp->hold, HOLD_SYSCALL); }
+/* Declares a call that may block: sysmon may take the P. Outside the door; ends with
+ * sched_enter. Not a plain store: the P may have been taken in an earlier call that nobody
+ * declared, and HOLD_TAKEN must stay. */
+static inline void sched_syscall(m *mp) {
+    uint32_t host = HOLD_HOST;
+    atomic_compare_exchange_strong_explicit(&mp->hold, &host, HOLD_SYSCALL, memory_order_release,
+                                            memory_order_relaxed);
+}
 
 /* ---- g's. Inside the door, or from a plain thread. */
 void sched_go(g *gp);              /* IDLE -> RUNNABLE, fresh */
@@ -184,7 +194,9 @@ g *policy_find(p *pp, bool last_round, bool *too_young); /* steal, by the policy
 bool policy_skips_global(p *pp, int64_t now);
 void *sysmon_main(void *arg);
 void sysmon_wake(void);
-p *sched_retake(m *mp, uint32_t from); /* sysmon: takes mp's P if hold is still `from` */
+/* sysmon: takes mp's P, seen to be pp, if hold is still `from`. Returns the P it got: it is
+ * another one if mp changed its P just now; NULL if none. */
+p *sched_retake(m *mp, p *pp, uint32_t from);
 const char *policy_name(uint32_t policy);
 int policy_by_name(const char *name); /* -1: unknown */
 
