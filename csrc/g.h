@@ -33,6 +33,17 @@ enum wait_reason {
     WAIT_IO_WRITE,
     WAIT_BLOCKING,
     WAIT_PARK,
+    WAIT_COND,
+    WAIT_EVENT,
+    WAIT_SEMAPHORE,
+    WAIT_BARRIER,
+    WAIT_RLOCKED,
+    WAIT_WLOCKED,
+    WAIT_ONCE,
+    WAIT_QUEUE_GET,
+    WAIT_QUEUE_PUT,
+    WAIT_TIMERS,
+    WAIT_TASKS,
     WAIT_REASONS
 };
 
@@ -46,9 +57,9 @@ struct g {
     _Atomic int64_t ready_at; /* when it became runnable; thieves peek at it */
     int64_t wait_since;    /* when it last parked */
     _Atomic uint8_t reason; /* enum wait_reason */
-    bool solo;             /* must start on an M of its own */
+    bool solo;             /* had better start on an M of its own */
+    bool blocked;          /* blocked its M for long, undeclared. Written by its M */
     _Atomic bool cancel;   /* somebody wants the next wait to end with WAKE_CANCEL */
-    _Atomic uint32_t shield; /* >0: cancel doesn't interrupt waits. Written by the g itself */
     parker parker;
     waiter waiter; /* for waits on one thing at a time */
     timer timer;   /* the deadline of the wait under way */
@@ -61,6 +72,8 @@ struct g {
 g *g_alloc(void);
 /* Back to the free list: no queue, waiter or timer may hold it any more. */
 void g_free(g *gp);
+/* Before a thread ends: gives back the free g's that it keeps for itself. */
+void g_flush_cache(void);
 
 /* gen << 32 | index: an id that tells when its slot was given to another g. */
 static inline uint64_t g_handle(g *gp) { return (uint64_t)load_relaxed(&gp->gen) << 32 | gp->index; }

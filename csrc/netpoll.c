@@ -9,6 +9,7 @@
 #include "g.h"
 
 enum { CHUNK_PD = 256, MAX_CHUNKS = 1 << 14, BATCH = 128 };
+enum { IN_LINE = 0, SLEEPS = 1 }; /* waiter.index: where it waits */
 
 static int epfd = -1, breakfd = -1;
 static _Atomic uint32_t broken; /* an unread break is in the eventfd */
@@ -40,6 +41,7 @@ void netpoll_fini(void) {
     if (epfd >= 0) close(epfd);
     if (breakfd >= 0) close(breakfd);
     epfd = breakfd = -1;
+    slab_lock = (mutex){0}; /* after a fork: its holder may be the parent's */
 }
 
 static pd *pd_alloc(void) {
@@ -79,8 +81,9 @@ pd *netpoll_open(int fd) {
     store_relaxed(&d->hup, false);
     for (int i = 0; i < 2; i++) {
         store_relaxed(&d->dir[i].state, 1); /* hope for the best: the first call just tries */
-        d->dir[i].waiters = (waitq){NULL, NULL};
-        store_relaxed(&d->dir[i].n, 0);
+        store_relaxed(&d->dir[i].line, 0);
+        d->dir[i].queue = (waitq){NULL, NULL};
+        d->dir[i].sleeper = NULL;
     }
     uint32_t gen = load_relaxed(&d->gen) + 1;
     if (gen == UINT32_MAX) gen = 1; /* never BREAK_KEY */
@@ -96,17 +99,25 @@ pd *netpoll_open(int fd) {
     return d;
 }
 
-/* Wakes the first waiter; call with the lock, which it drops. */
-static bool wake_first_unlock(pd *d, int mode, uint8_t why) {
-    waiter *w = d->dir[mode].waiters.first ? waitq_claim(&d->dir[mode].waiters, why) : NULL;
-    if (w) {
-        /* Dropped waiters uncount themselves (netpoll_unwait): count only this one. */
-        atomic_fetch_sub(&d->dir[mode].n, 1);
-        atomic_fetch_sub(&waiting, 1);
-    }
-    mutex_unlock(&d->lock);
-    if (w) parker_unpark(w->parker);
-    return w != NULL;
+/* Wakes w, which was claimed, after the lock was dropped. */
+static void wake(waiter *w) {
+    parker_unpark(w->parker);
+    atomic_fetch_sub(&waiting, 1); /* not before: it would look like a deadlock */
+}
+
+/* The next in line whose wait isn't over yet, claimed; under the lock. */
+static waiter *next_in_line(pd *d, int mode, uint8_t why) {
+    waiter *w = waitq_claim(&d->dir[mode].queue, why);
+    if (w) atomic_fetch_sub(&d->dir[mode].line, 2);
+    return w;
+}
+
+/* The sleeping holder, claimed, if there is one; under the lock. */
+static waiter *rouse(pd *d, int mode, uint8_t why) {
+    waiter *w = d->dir[mode].sleeper;
+    if (!w) return NULL;
+    d->dir[mode].sleeper = NULL;
+    return parker_claim(w->parker, w->seq, why) ? w : NULL; /* else it uncounts itself */
 }
 
 void netpoll_close(pd *d) {
@@ -121,8 +132,13 @@ void netpoll_close(pd *d) {
     struct epoll_event ev = {0};
     epoll_ctl(epfd, EPOLL_CTL_DEL, d->fd, &ev);
     for (int mode = 0; mode < 2; mode++)
-        do mutex_lock(&d->lock);
-        while (wake_first_unlock(d, mode, WAKE_CLOSED));
+        for (waiter *w;;) {
+            mutex_lock(&d->lock);
+            if (!(w = rouse(d, mode, WAKE_CLOSED))) w = next_in_line(d, mode, WAKE_CLOSED);
+            mutex_unlock(&d->lock);
+            if (!w) break;
+            wake(w);
+        }
 }
 
 void netpoll_free(pd *d) {
@@ -138,7 +154,35 @@ void netpoll_drained(pd *d, int mode, uint64_t state) {
                                             memory_order_relaxed);
 }
 
-enum poll_result netpoll_wait(pd *d, int mode, uint64_t state, parker *k, waiter *w, bool front) {
+enum poll_result netpoll_queue(pd *d, int mode, parker *k, waiter *w) {
+    _Atomic uint32_t *line = &d->dir[mode].line;
+    mutex_lock(&d->lock);
+    if (load_relaxed(&d->closing)) {
+        mutex_unlock(&d->lock);
+        return POLL_CLOSED;
+    }
+    uint32_t seen = load_relaxed(line);
+    while (!atomic_compare_exchange_weak_explicit(line, &seen, seen & 1 ? seen + 2 : seen | 1,
+                                                  memory_order_acq_rel, memory_order_relaxed)) {
+    }
+    if (seen & 1) {
+        waiter_init(w, k, wait_begin(k));
+        waitq_push(&d->dir[mode].queue, w);
+        atomic_fetch_add(&waiting, 1);
+    }
+    mutex_unlock(&d->lock);
+    return seen & 1 ? POLL_PARK : POLL_AGAIN;
+}
+
+void netpoll_leave_slow(pd *d, int mode) {
+    mutex_lock(&d->lock);
+    waiter *w = next_in_line(d, mode, WAKE_OK);
+    if (!w) atomic_fetch_and(&d->dir[mode].line, ~1U);
+    mutex_unlock(&d->lock);
+    if (w) wake(w);
+}
+
+enum poll_result netpoll_wait(pd *d, int mode, uint64_t state, parker *k, waiter *w) {
     mutex_lock(&d->lock);
     enum poll_result r = POLL_PARK;
     if (load_relaxed(&d->closing))
@@ -147,11 +191,8 @@ enum poll_result netpoll_wait(pd *d, int mode, uint64_t state, parker *k, waiter
         r = POLL_AGAIN;
     else {
         waiter_init(w, k, wait_begin(k));
-        if (front)
-            waitq_push_front(&d->dir[mode].waiters, w);
-        else
-            waitq_push(&d->dir[mode].waiters, w);
-        atomic_fetch_add(&d->dir[mode].n, 1);
+        w->index = SLEEPS;
+        d->dir[mode].sleeper = w;
         atomic_fetch_add(&waiting, 1);
     }
     mutex_unlock(&d->lock);
@@ -160,20 +201,14 @@ enum poll_result netpoll_wait(pd *d, int mode, uint64_t state, parker *k, waiter
 
 void netpoll_unwait(pd *d, int mode, waiter *w) {
     mutex_lock(&d->lock);
-    waitq_remove(&d->dir[mode].waiters, w); /* a waker may have dropped it already */
-    atomic_fetch_sub(&d->dir[mode].n, 1);
     atomic_fetch_sub(&waiting, 1);
-    /* Others may have lined up behind it although the fd is ready. */
-    if (netpoll_ready(load_relaxed(&d->dir[mode].state)))
-        wake_first_unlock(d, mode, WAKE_OK);
-    else
-        mutex_unlock(&d->lock);
-}
-
-void netpoll_pass(pd *d, int mode) {
-    if (!netpoll_queued(d, mode)) return;
-    mutex_lock(&d->lock);
-    wake_first_unlock(d, mode, WAKE_OK);
+    if (w->index == SLEEPS) {
+        if (d->dir[mode].sleeper == w) d->dir[mode].sleeper = NULL; /* else an event dropped it already */
+    } else {
+        waitq_remove(&d->dir[mode].queue, w);
+        atomic_fetch_sub(&d->dir[mode].line, 2);
+    }
+    mutex_unlock(&d->lock);
 }
 
 static int dispatch(struct epoll_event *ev) {
@@ -193,7 +228,12 @@ static int dispatch(struct epoll_event *ev) {
         if (ev->events & (EPOLLRDHUP | all)) store_relaxed(&d->hup, true);
         uint64_t state = load_relaxed(&d->dir[mode].state);
         store_seq(&d->dir[mode].state, ((state >> 1) + 1) << 1 | 1);
-        woken += wake_first_unlock(d, mode, WAKE_OK);
+        waiter *w = rouse(d, mode, WAKE_OK);
+        mutex_unlock(&d->lock);
+        if (w) {
+            wake(w);
+            woken++;
+        }
     }
     return woken;
 }

@@ -74,16 +74,17 @@ g *runq_steal(runq *to, runq *from, int64_t now, int64_t min_age, bool *too_youn
             *too_young = true;
             return NULL;
         }
-        uint32_t at = load_relaxed(&to->tail);
-        for (uint32_t i = 0; i < n; i++)
+        /* The thief's ring needn't be empty: it may have left its first g to others. */
+        uint32_t at = load_relaxed(&to->tail), room = RUNQ_SIZE - (at - load_acquire(&to->head));
+        if (n > room + 1) n = room + 1;
+        for (uint32_t i = 0; i < n - 1; i++)
             store_relaxed(&to->slot[(at + i) % RUNQ_SIZE], load_relaxed(&from->slot[(head + i) % RUNQ_SIZE]));
+        g *gp = load_relaxed(&from->slot[(head + n - 1) % RUNQ_SIZE]);
         if (!atomic_compare_exchange_strong_explicit(&from->head, &head, head + n, memory_order_acq_rel,
                                                      memory_order_relaxed))
             continue;
-        n--;
-        *stolen = n + 1;
-        g *gp = load_relaxed(&to->slot[(at + n) % RUNQ_SIZE]);
-        if (n) store_release(&to->tail, at + n);
+        *stolen = n;
+        if (n > 1) store_release(&to->tail, at + n - 1);
         return gp;
     }
 }

@@ -15,12 +15,15 @@ enum {
     GLOBAL_TICK = 61,    /* Go's: a look at the global queue first, so that it can't starve */
     TURN_PICKS = 61,     /* bound and fresh g's take turns of so many picks */
     ID_BATCH = 16,
+    MAX_SOLO = 64,       /* M's for g's whose function has blocked before */
     SPIN_LUCK = 16,      /* spins in vain until an M stops spinning, mostly */
     SPREAD_LEAD = 8,     /* pinned g's that an M may have more than the emptiest one */
 };
 static const int64_t TURN_NS = 100 * MICROSECOND;
 /* An M with work of its own keeps its P that long before it serves another M's token. */
 static const int64_t TOKEN_QUANTUM = 1 * MILLISECOND;
+/* A function that blocked its M undeclared for so long starts on M's of its own from then on. */
+static const int64_t SOLO_AFTER = 20 * MILLISECOND;
 /* A g that waited that long for another M to take it starts here after all. */
 static const int64_t SPREAD_PATIENCE = 1 * MILLISECOND;
 
@@ -146,23 +149,32 @@ static void take_p(m *mp, p *pp) {
 static void visit(void) { atomic_fetch_add(&S.visitors, 1); }
 static void visit_end(void) { atomic_fetch_sub(&S.visitors, 1); }
 
+static void sleep_until_given(m *mp);
+
 static void *m_start(void *arg) {
     m *mp = arg;
     p *pp = mp->nextp;
     sched_self = mp;
-    mp->nextp = NULL;
-    take_p(mp, pp);
+    if (pp) {
+        mp->nextp = NULL;
+        take_p(mp, pp);
+    } else /* a solo M: whoever gives it its g sees to the P */
+        sleep_until_given(mp);
     S.ops.m_main(mp);
     g_flush_cache();
     return NULL;
 }
 
-/* Makes an M that starts with pp. False: the system gives no more threads, or everything
- * stops. allm names an M only once its thread exists: who finds it there may use it. */
-static bool newm(p *pp, bool spinning) {
+/* Makes an M that starts with pp, or a solo one (pp == NULL). NULL: the system gives no more
+ * threads, or everything stops. allm names an M only once its thread exists: who finds it there may use it. */
+static m *newm(p *pp, bool spinning) {
     m *mp = aligned_alloc(CACHE_LINE, sizeof(m));
-    if (!mp) return false;
+    if (!mp) return NULL;
     memset(mp, 0, sizeof *mp);
+    mp->solo = mp->no_fresh = !pp;
+    mp->state = pp ? M_RUN : M_IDLE;
+    store_relaxed(&mp->pinned, !pp); /* the g that it is made for */
+    mp->spin_luck = SPIN_LUCK;
     mp->token.is_token = true;
     mp->spinning = spinning;
     mp->nextp = pp;
@@ -181,12 +193,13 @@ static bool newm(p *pp, bool spinning) {
         store_release(&S.allm[id], mp);
     else {
         free(mp);
+        mp = NULL;
         mutex_lock(&S.lock); /* only the last number can be used again */
         if (id < MAX_M && load_relaxed(&S.nm) == id + 1) store_seq(&S.nm, id);
         mutex_unlock(&S.lock);
     }
     if (id < MAX_M) visit_end();
-    return made;
+    return mp;
 }
 
 /* Finds an M for pp (status RUNNING, owned by the caller), or idles pp. */
@@ -488,7 +501,14 @@ static void serve_token(m *mp, m *to) {
     S.ops.attach(mp);
 }
 
+bool sched_blocked_long(m *mp) {
+    return load_relaxed(&mp->hold) != HOLD_CORE && mp->nop_undeclared &&
+           nanotime() - load_relaxed(&mp->nop_since) > SOLO_AFTER;
+}
+
 p *sched_reacquire(m *mp) {
+    g *gp = load_relaxed(&mp->cur);
+    if (gp && mp->nop_undeclared && nanotime() - load_relaxed(&mp->nop_since) > SOLO_AFTER) gp->blocked = true;
     mutex_lock(&S.lock);
     atomic_fetch_sub(&S.nnop, 1);
     mp->state = M_IDLE;
@@ -513,6 +533,7 @@ p *sched_retake(m *mp, p *pp, uint32_t from) {
         pp = load_seq(&mp->p); /* stands still now: a core that is entered waits for the lock */
         assert(pp && mp->state == M_RUN);
         mp->state = M_NOP;
+        mp->nop_undeclared = from == HOLD_HOST;
         store_relaxed(&mp->nop_since, nanotime());
         store_seq(&mp->p, NULL);
         atomic_fetch_add(&S.nnop, 1);
@@ -547,6 +568,30 @@ static void leave_to_others(p *pp, g *gp) {
     globq_put_one(&S.globq, &gp->link);
     atomic_thread_fence(memory_order_seq_cst);
     sched_wakep();
+}
+
+/* Starts gp, whose function has blocked its M before, on an M of its own: nothing else will
+ * be stranded there. False: there are enough of those; it starts like any other. */
+static bool start_solo(g *gp) {
+    m *to = NULL;
+    uint32_t solo = 0;
+    mutex_lock(&S.lock);
+    for (uint32_t i = 0; i < load_relaxed(&S.nm) && !to; i++) {
+        m *mp = load_relaxed(&S.allm[i]);
+        if (!mp || !mp->solo) continue;
+        solo++;
+        /* At 0 it runs nothing, so nobody else writes the count. */
+        if (load_acquire(&mp->pinned) == 0) {
+            store_relaxed(&mp->pinned, 1);
+            to = mp;
+        }
+    }
+    mutex_unlock(&S.lock);
+    if (!to && (solo >= MAX_SOLO || !(to = newm(NULL, false)))) return false;
+    store_relaxed(&gp->m, to);
+    boundq_push(&to->bound, gp);
+    if (!load_seq(&to->p)) need_p(to);
+    return true;
 }
 
 static g *start(m *mp, p *pp, g *gp, int64_t now) {
@@ -671,49 +716,52 @@ static g *spin(m *mp, p *pp) {
     }
 }
 
+/* One round of looking, in Go's order. NULL: something changed (or mp slept): look again. */
+static g *find_runnable(m *mp, p *pp, int64_t *now) {
+    bool again = false;
+    g *gp;
+    if (unlikely(timers_due(&pp->timers, *now))) timers_run(&pp->timers, *now);
+    if (unlikely(load_relaxed(&pp->stat.schedtick) % GLOBAL_TICK == 0 || mp->yield_to_global)) {
+        mp->yield_to_global = false;
+        if (!policy_skips_global(pp, *now)) {
+            gp = pick_global(mp, pp, *now, true, &again);
+            if (gp || again) return gp;
+        }
+        if (*now - load_relaxed(&S.last_poll) > 200 * MICROSECOND) poll_now(*now);
+    }
+    gp = pick_local(mp, pp, *now);
+    if (gp) return gp;
+    if (!policy_skips_global(pp, *now)) {
+        gp = pick_global(mp, pp, *now, false, &again);
+        if (gp || again) return gp;
+    }
+    if (poll_now(*now)) return NULL;
+    if (sched_next_timer() <= *now) {
+        sched_run_timers(*now);
+        return NULL;
+    }
+    gp = spin(mp, pp);
+    *now = nanotime();
+    if (!gp && !boundq_len(&mp->bound)) stopm(mp);
+    return gp;
+}
+
 g *sched_next_at(m *mp, int64_t now) {
     for (;; now = 0) {
         p *pp = load_relaxed(&mp->p);
         if (unlikely(!pp)) return NULL; /* stopping */
         if (!now) now = nanotime();
-        bool again = false;
-        g *gp;
-        if (unlikely(load_relaxed(&pp->retire))) {
+        /* A P that GOMAXPROCS took away; or what only others may start or serve, and that must
+         * not wait until a locked M's own g's all sleep. */
+        if (unlikely(load_relaxed(&pp->retire)) ||
+            (unlikely(mp->no_fresh) && now - mp->p_since > TOKEN_QUANTUM &&
+             (globq_len(&S.globq) || !runq_empty(&pp->runq)))) {
             stopm(mp);
             continue;
         }
-        if (unlikely(mp->no_fresh) && now - mp->p_since > TOKEN_QUANTUM &&
-            (globq_len(&S.globq) || !runq_empty(&pp->runq))) {
-            /* What only others may start or serve must not wait until its own g's all sleep. */
-            stopm(mp);
-            continue;
-        }
-        if (unlikely(timers_due(&pp->timers, now))) timers_run(&pp->timers, now);
-        if (unlikely(load_relaxed(&pp->stat.schedtick) % GLOBAL_TICK == 0 || mp->yield_to_global)) {
-            mp->yield_to_global = false;
-            if (!policy_skips_global(pp, now)) {
-                gp = pick_global(mp, pp, now, true, &again);
-                if (gp) return start(mp, pp, gp, now);
-                if (again) continue;
-            }
-            if (now - load_relaxed(&S.last_poll) > 200 * MICROSECOND) poll_now(now);
-        }
-        gp = pick_local(mp, pp, now);
-        if (gp) return start(mp, pp, gp, now);
-        if (!policy_skips_global(pp, now)) {
-            gp = pick_global(mp, pp, now, false, &again);
-            if (gp) return start(mp, pp, gp, now);
-            if (again) continue;
-        }
-        if (poll_now(now)) continue;
-        if (sched_next_timer() <= now) {
-            sched_run_timers(now);
-            continue;
-        }
-        gp = spin(mp, pp);
-        if (gp) return start(mp, pp, gp, nanotime());
-        if (boundq_len(&mp->bound)) continue;
-        stopm(mp);
+        g *gp = find_runnable(mp, pp, &now);
+        if (!gp || (unlikely(gp->solo) && !load_relaxed(&gp->m) && !mp->solo && start_solo(gp))) continue;
+        return start(mp, pp, gp, now);
     }
 }
 

@@ -83,6 +83,7 @@ struct m {
     enum turn turn;
     uint32_t streak;
     int64_t turn_since, p_since;
+    bool solo;             /* made for g's whose function blocks: one at a time */
     bool spinning;
     int32_t spin_luck;     /* how well spinning paid lately */
     uint32_t spin_dry;
@@ -102,6 +103,7 @@ struct m {
     bool token_queued;
     m *next_idle;
     qlink token;
+    bool nop_undeclared; /* its P was taken in a call that it hadn't declared */
     _Atomic int64_t nop_since;
     note note;
     uint32_t id;
@@ -182,6 +184,10 @@ void sched_end(m *mp, g *gp);      /* RUNNING -> DEAD -> IDLE; the slot is the h
 /* The g to run now, already RUNNING; fresh ones are pinned to mp. NULL: this M ends. */
 g *sched_next_at(m *mp, int64_t now); /* now: a time just read, or 0 */
 static inline g *sched_next(m *mp) { return sched_next_at(mp, 0); }
+
+/* Is mp coming back from a long call that it hadn't declared, and lost its P in it? (For the
+ * g's ends; g->blocked tells it of earlier calls.) */
+bool sched_blocked_long(m *mp);
 
 /* ---- between the files of the scheduler */
 void sched_wakep(void);

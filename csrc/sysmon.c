@@ -94,7 +94,7 @@ static bool look(int64_t now) {
         did |= retake(pp, mp, now) || preempt(pp, mp, now);
     }
     stop_free_riders(now);
-    if (sched_next_timer() + MILLISECOND <= now) sched_run_timers(now);
+    if (sched_next_timer() <= now - MILLISECOND) sched_run_timers(now);
     if (netpoll_waiters() && !load_relaxed(&S.poller)) {
         int64_t unseen = now - load_relaxed(&S.last_poll);
         if (unseen > POLL_AFTER) {
@@ -129,9 +129,9 @@ void *sysmon_main(void *arg) {
         } else if (++vain > 50 && pause < PAUSE_MAX)
             pause = pause * 2 < PAUSE_MAX ? pause * 2 : PAUSE_MAX;
         /* Timers that fall due while every P is busy are sysmon's to run. */
-        next = sched_next_timer();
+        next = sched_next_timer(); /* INT64_MAX if there is none: nothing may be added to it */
         int64_t until = now + pause;
-        if (next + MILLISECOND < until) until = next + MILLISECOND > now + PAUSE_MIN ? next + MILLISECOND : now + PAUSE_MIN;
+        if (next < until - MILLISECOND) until = next + MILLISECOND > now + PAUSE_MIN ? next + MILLISECOND : now + PAUSE_MIN;
         note_sleep(&S.sysmon_note, until);
     }
     return arg;

@@ -58,7 +58,7 @@ static void take(timers *h, int32_t i) {
     if (i == 0) publish(h);
 }
 
-bool timers_add(timers *h, timer *t, int64_t when, parker *k, uint64_t seq) {
+static bool add(timers *h, timer *t, int64_t when, parker *k, uint64_t seq, parker *(*fire)(timer *)) {
     mutex_lock(&h->lock);
     if (h->n == h->cap) {
         /* Rare, and amortised: the one allocation under a leaf lock. The C allocator
@@ -76,10 +76,19 @@ bool timers_add(timers *h, timer *t, int64_t when, parker *k, uint64_t seq) {
     t->heap = h;
     t->parker = k;
     t->seq = seq;
+    t->fire = fire;
     sift_up(h, h->n++, t);
     if (h->at[0] == t) publish(h);
     mutex_unlock(&h->lock);
     return true;
+}
+
+bool timers_add(timers *h, timer *t, int64_t when, parker *k, uint64_t seq) {
+    return add(h, t, when, k, seq, NULL);
+}
+
+bool timers_add_fire(timers *h, timer *t, int64_t when, parker *(*fire)(timer *)) {
+    return add(h, t, when, NULL, 0, fire);
 }
 
 void timer_remove(timer *t) {
@@ -102,16 +111,20 @@ int timers_run(timers *h, int64_t now) {
         parker *k = t->parker;
         uint64_t seq = t->seq;
         int64_t late = now - t->when;
+        atomic_fetch_add(&h->firing, 1);
         take(h, 0);
         if (late > load_relaxed(&h->worst_late)) store_relaxed(&h->worst_late, late);
         count_add(&h->fired, 1);
+        parker *fired = t->fire ? t->fire(t) : NULL;
         /* The timer is its owner's again: from here on only (k, seq) count, and a parker
          * outlives every timer that names it. */
         mutex_unlock(&h->lock);
-        if (parker_claim(k, seq, WAKE_TIMEOUT)) {
-            parker_unpark(k);
+        if (k && parker_claim(k, seq, WAKE_TIMEOUT)) fired = k;
+        if (fired) {
+            parker_unpark(fired);
             woken++;
         }
+        atomic_fetch_sub(&h->firing, 1);
     }
     return woken;
 }

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 ENV = "GMPY_MAXPROCS"
 
+MAX_PROCS = 256  # MAX_P in csrc/scheduler.h
+
 _PROC = Path("/proc")
 
 
@@ -26,7 +28,7 @@ def default_procs() -> int:
     text = os.environ.get(ENV, "")
     if text.strip():
         return _from_environment(text)
-    return available_procs()
+    return min(available_procs(), MAX_PROCS)
 
 
 def available_procs() -> int:
@@ -56,6 +58,11 @@ def check_procs(value: object, name: str = "procs") -> int:
     if value < 1:
         raise ValueError(
             f"{name}={value}: a runtime needs at least one P; "
+            f"leave {name} out to use the {_cpus()} of this process"
+        )
+    if value > MAX_PROCS:
+        raise ValueError(
+            f"{name}={value}: a runtime has at most {MAX_PROCS} P's; "
             f"leave {name} out to use the {_cpus()} of this process"
         )
     return value
@@ -88,9 +95,9 @@ def _from_environment(text: str) -> int:
         value = int(text)
     except ValueError:
         value = 0
-    if value < 1:
+    if not 1 <= value <= MAX_PROCS:
         raise ValueError(
-            f"{ENV}={text!r}: not a number of P's; set it to a whole number from 1 on, "
+            f"{ENV}={text!r}: not a number of P's; set it to a whole number from 1 to {MAX_PROCS}, "
             f"or unset it to use the {_cpus()} of this process"
         )
     return value

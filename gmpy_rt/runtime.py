@@ -88,7 +88,9 @@ def _on_m_start(number: int) -> None:
 
 
 def _main(fn: Callable[..., T], args: tuple[Any, ...]) -> T:
-    _door.current()._notify()  # run() wants to know when this G ends
+    g = _door.current()
+    g.name = "main"
+    g._notify()  # run() wants to know when this G ends
     return fn(*args)
 
 
@@ -127,7 +129,6 @@ def run(
     _door.start(n, index, runtime.eventfd)
     try:
         runtime.main = _door.go(_main, main, args)
-        runtime.main.name = "main"
         try:
             _wait_for_main(runtime, runtime.main)
         finally:
@@ -153,21 +154,21 @@ def _wait_for_main(runtime: _Runtime, main: G[Any]) -> None:
 
 def _foreign_threads() -> list[threading.Thread]:
     """Threads that aren't ours: they may hold a G's other end."""
-    from . import blocking
+    from .blocking import is_idle_worker
 
     mine = threading.current_thread()
     return [
         t
         for t in threading.enumerate()
         if t is not mine and t is not threading.main_thread() and not t.name.startswith("gmpy-m")
-        and not blocking.is_idle_worker(t)
+        and not is_idle_worker(t)
     ]
 
 
 def _raise_deadlock(main: G[Any]) -> None:
     from . import dump
 
-    stacks = dump.stacks()
+    stacks = dump.stacks(frames=True)  # nothing can wake them: their frames stand still
     main._interrupt(DeadlockError(f"every G waits, and nothing is left that could wake one\n\n{stacks}"))
 
 

@@ -39,6 +39,7 @@ typedef struct PyG {
     bool notify; /* tell run() when it has ended: it is main */
     bool seen; /* somebody asked for the result or the exception */
     waitq joiners;
+    PyObject *waits_for; /* a lock or a G; borrowed, while it is parked there. For dumps */
 } PyG;
 
 /* What the bridge knows of an M: m->host. */
@@ -72,6 +73,11 @@ typedef struct seat {
 /* Fills in who waits. Raises RuntimeError where nobody can (a finalizer between two G's). */
 int seat_take(seat *s);
 
+/* For dumps: what the G is about to park for; NULL: nothing any more. */
+static inline void waits_for(seat *s, PyObject *what) {
+    if (s->g) __atomic_store_n(&host_g(s->g)->waits_for, what, __ATOMIC_RELEASE);
+}
+
 /* ---- parking (pym.c). timeouts are in seconds; None waits for ever. */
 enum { PARK_ERROR = -1 };
 /* Sleeps until the wait that was begun on s ends: an enum wake_reason. PARK_ERROR with an
@@ -82,6 +88,8 @@ int park(seat *s, int64_t deadline, uint8_t reason);
 int yield_now(bool preempted);
 /* Python object -> deadline; 0 for None. -1 with an exception set. -2: no wait (<= 0). */
 int64_t deadline_from(PyObject *timeout);
+
+extern const char *const wait_reasons[WAIT_REASONS]; /* names, pyg.c */
 
 /* ---- modules of the bridge */
 int pym_init(PyObject *module);
@@ -105,6 +113,7 @@ int pyg_init(PyObject *module);
 void pyg_run(m *mp, g *gp);       /* runs a fresh G to its end */
 int pychan_init(PyObject *module);
 int pysync_init(PyObject *module);
+int pywait_init(PyObject *module);
 int pypoll_init(PyObject *module);
 int preempt_init(PyObject *module);
 enum host_state py_thread_state(m *mp);

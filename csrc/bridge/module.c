@@ -71,12 +71,13 @@ static PyObject *door_after_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSE
 
 static PyObject *door_lock_m(PyObject *Py_UNUSED(module), PyObject *arg) {
     m *mp = sched_self;
-    if (!mp) {
-        PyErr_SetString(PyExc_RuntimeError, "lock_os_thread() outside a G: call it in a function started by run() or go()");
-        return NULL;
-    }
     long by = PyLong_AsLong(arg);
     if (by == -1 && PyErr_Occurred()) return NULL;
+    if (!mp) {
+        PyErr_Format(PyExc_RuntimeError,
+                     "%slock_os_thread() outside a G: call it in a function started by run() or go()", by < 0 ? "un" : "");
+        return NULL;
+    }
     if (by < 0 && mp->locks == 0) {
         PyErr_SetString(PyExc_RuntimeError, "unlock_os_thread() without lock_os_thread()");
         return NULL;
@@ -126,8 +127,8 @@ PyMODINIT_FUNC PyInit__door(void) {
                       "A send on a closed channel, or a receive from a closed and drained one.") < 0 ||
         add_exception(module, &DeadlockError, "DeadlockError", PyExc_RuntimeError,
                       "Every G waits, and nothing is left that could wake one.") < 0 ||
-        arena_install() < 0 || pym_init(module) < 0 || pyg_init(module) < 0 || pychan_init(module) < 0 ||
-        pysync_init(module) < 0 || pypoll_init(module) < 0 || preempt_init(module) < 0 || anchor_init(module) < 0) {
+        arena_install() < 0 || pym_init(module) < 0 || pyg_init(module) < 0 || pyscope_init(module) < 0 || pychan_init(module) < 0 ||
+        pysync_init(module) < 0 || pywait_init(module) < 0 || pypoll_init(module) < 0 || preempt_init(module) < 0 || anchor_init(module) < 0) {
         Py_DECREF(module);
         return NULL;
     }

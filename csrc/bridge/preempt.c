@@ -78,23 +78,72 @@ bool py_preempt(m *mp) {
     return asked;
 }
 
-/* Leaves what interrupts gp to be raised in its own code, at the next check. */
+/* Modules that keep invariants between two bytecodes (our locks and queues) have a global
+ * __gmpy_atomic__: what interrupts a G isn't raised between two of their own. */
+static bool in_atomic_code(void) {
+    bool atomic = false;
+    PyFrameObject *script_frame = PyEval_GetFrame(); /* or the monitoring callback's */
+    PyFrameObject *frame = script_frame ? PyFrame_GetBack(script_frame) : NULL;
+    PyObject *globals = frame ? PyFrame_GetGlobals(frame) : NULL;
+    if (globals) atomic = PyDict_GetItemString(globals, "__gmpy_atomic__") != NULL;
+    Py_XDECREF(globals);
+    Py_XDECREF((PyObject *)frame);
+    return atomic;
+}
+
+/* Leaves what interrupts gp to be raised in its own code, at the next check.
+ *
+ * That exception belongs to the thread: whichever G reaches a check next gets it. If gp
+ * parks, yields or ends before it reaches one (`while not flag: pass` and then a receive),
+ * a neighbour would be hit. So the M notes whose it is, and whoever takes gp off the M
+ * takes the exception back first: async_take_back makes it a pending interrupt again,
+ * which the park that is about to begin raises; async_forget drops it. */
 static void deliver_async(g *gp) {
-    PyG *self = host_g(gp);
-    if (!load_relaxed(&gp->cancel) || load_relaxed(&gp->shield)) return;
-    mutex_lock(&self->lock);
-    PyObject *exc = self->interrupt;
-    self->interrupt = NULL;
-    store_relaxed(&gp->cancel, false);
-    mutex_unlock(&self->lock);
-    if (!exc) return;
+    if (!load_relaxed(&gp->cancel) || in_atomic_code()) return;
+    /* It takes a class: an instance would end as a SystemError. */
+    PyObject *exc = take_interrupt(host_g(gp), true);
+    if (!exc) {
+        if (PyErr_Occurred()) PyErr_WriteUnraisable(NULL);
+        return;
+    }
     PyThreadState_SetAsyncExc(PyThread_get_thread_ident(), exc);
+    ((mhost *)load_relaxed(&sched_self->host))->async_for = gp;
     Py_DECREF(exc);
+}
+
+/* What lies in the thread's async_exc, taken out of there; NULL: it was raised already. */
+static PyObject *async_pop(mhost *h) {
+    h->async_for = NULL;
+    PyObject *exc = __atomic_load_n(&h->tstate->async_exc, __ATOMIC_RELAXED);
+    if (!exc) return NULL;
+    Py_INCREF(exc);
+    PyThreadState_SetAsyncExc(PyThread_get_thread_ident(), NULL);
+    return exc;
+}
+
+void async_take_back_slow(mhost *h, g *gp) {
+    PyObject *exc = async_pop(h);
+    if (!exc) return;
+    put_back_interrupt(host_g(gp), exc);
+    Py_DECREF(exc);
+}
+
+void async_forget_slow(mhost *h) {
+    PyObject *exc = async_pop(h);
+    Py_XDECREF(exc);
+}
+
+/* Asked before no_preempt went up, reached after: once it is down again. */
+static bool put_off(void) {
+    mhost *h = load_relaxed(&sched_self->host);
+    if (!load_relaxed(&h->no_preempt)) return false;
+    h->preempt_late = true;
+    return true;
 }
 
 static PyObject *yield_point_positive(PyObject *Py_UNUSED(self)) {
     g *gp = current_g();
-    if (gp) {
+    if (gp && !put_off()) {
         if (yield_now(true) < 0) return NULL;
         deliver_async(gp);
     }
@@ -119,7 +168,7 @@ static PyObject *door_monitor_asked(PyObject *Py_UNUSED(module), PyObject *Py_UN
 /* The monitoring callback's half, after monitor_asked: yields, and raises the interrupt itself. */
 static PyObject *door_monitored(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
     g *gp = current_g();
-    if (!gp) Py_RETURN_FALSE;
+    if (!gp || put_off()) Py_RETURN_FALSE;
 #if PY_VERSION_HEX >= 0x030C0000
     /* Else the thread's tracing count stays up for the G that runs next. */
     PyThreadState *ts = PyThreadState_Get();
@@ -127,21 +176,9 @@ static PyObject *door_monitored(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED
     int r = yield_now(true);
     PyThreadState_EnterTracing(ts);
     if (r < 0) return NULL;
-    if (load_relaxed(&gp->cancel) && !load_relaxed(&gp->shield)) {
-        PyG *self = host_g(gp);
-        mutex_lock(&self->lock);
-        PyObject *exc = self->interrupt;
-        self->interrupt = NULL;
-        store_relaxed(&gp->cancel, false);
-        mutex_unlock(&self->lock);
-        if (exc) {
-            if (PyExceptionInstance_Check(exc))
-                PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
-            else
-                PyErr_SetNone(exc);
-            Py_DECREF(exc);
-            return NULL;
-        }
+    if (load_relaxed(&gp->cancel) && !in_atomic_code()) {
+        raise_interrupt(host_g(gp));
+        return NULL;
     }
 #endif
     Py_RETURN_TRUE;
@@ -170,6 +207,10 @@ static PyObject *door_no_preempt(PyObject *Py_UNUSED(module), PyObject *arg) {
     if (mp) {
         mhost *h = load_relaxed(&mp->host);
         store_relaxed(&h->no_preempt, load_relaxed(&h->no_preempt) + (uint32_t)by);
+        if (load_relaxed(&h->no_preempt) == 0 && h->preempt_late) {
+            h->preempt_late = false;
+            py_preempt(mp);
+        }
     }
     Py_RETURN_NONE;
 }

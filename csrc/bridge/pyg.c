@@ -1,8 +1,33 @@
 /* pyg.c: the G object: go(), its life, join and result. */
 #include "bridge.h"
 
+#include <unistd.h>
+
 PyTypeObject *G_Type;
 static PyObject *excepthook; /* called with a G whose exception nobody will see */
+
+/* ---------------------------------------------------------------- functions that block */
+
+enum { MAX_BLOCKERS = 1024 };
+static PyObject *blockers; /* set of the entry functions (their code) that blocked an M undeclared */
+static _Atomic uint32_t nblockers;
+
+static PyObject *entry(PyObject *fn) {
+    if (PyMethod_Check(fn)) fn = PyMethod_GET_FUNCTION(fn);
+    return PyFunction_Check(fn) ? PyFunction_GET_CODE(fn) : fn;
+}
+
+static void note_blocker(PyObject *fn) {
+    if (load_relaxed(&nblockers) >= MAX_BLOCKERS) return;
+    if (PySet_Add(blockers, entry(fn)) < 0) PyErr_Clear(); /* not hashable: then not */
+    store_relaxed(&nblockers, (uint32_t)PySet_GET_SIZE(blockers));
+}
+
+static bool is_blocker(PyObject *fn) {
+    int r = PySet_Contains(blockers, entry(fn));
+    if (r < 0) PyErr_Clear();
+    return r > 0;
+}
 
 /* ---------------------------------------------------------------- go */
 
@@ -59,6 +84,7 @@ static PyObject *door_go(PyObject *Py_UNUSED(module), PyObject *const *args, Py_
     PyG *self = new_g(args[0], args + 1, nargs - 1, kwnames);
     if (!self) return NULL;
     m *mp = sched_self;
+    if (unlikely(load_relaxed(&nblockers))) self->gp->solo = is_blocker(self->fn);
     Py_INCREF(self); /* the runtime's reference, until it has ended */
     if (mp) sched_enter(mp);
     sched_go(self->gp);
@@ -69,21 +95,11 @@ static PyObject *door_go(PyObject *Py_UNUSED(module), PyObject *const *args, Py_
 /* ---------------------------------------------------------------- running to the end */
 
 static PyObject *call(PyG *self) {
+    /* mp->cur was set, then the look at cancel; interrupt_g: the other way round. */
+    atomic_thread_fence(memory_order_seq_cst);
     if (unlikely(load_seq(&self->gp->cancel))) { /* cancelled before it began */
-        PyObject *exc = NULL;
-        mutex_lock(&self->lock);
-        exc = self->interrupt;
-        self->interrupt = NULL;
-        store_relaxed(&self->gp->cancel, false);
-        mutex_unlock(&self->lock);
-        if (exc) {
-            if (PyExceptionInstance_Check(exc))
-                PyErr_SetObject((PyObject *)Py_TYPE(exc), exc);
-            else
-                PyErr_SetNone(exc);
-            Py_DECREF(exc);
-            return NULL;
-        }
+        raise_interrupt(self);
+        return NULL;
     }
     if (PyContext_Enter(self->context) < 0) return NULL;
     PyObject *r = self->args || self->kwargs
@@ -125,6 +141,7 @@ static void report(PyG *self) {
 static void finish(PyG *self, PyObject *result) {
     waiter *wake = NULL, *w;
     PyObject *exc = result ? NULL : take_exception(), *drop = NULL;
+    if (unlikely(self->scopes)) scopes_end(self);
     mutex_lock(&self->lock);
     self->result = result;
     self->exc = exc;
@@ -149,10 +166,25 @@ static void finish(PyG *self, PyObject *result) {
     Py_CLEAR(self->locals);
 }
 
+/* A child was forked inside a G and now falls out of it. M's, P's and the other G's are the
+ * parent's; there is nothing here that could go on. */
+static void end_forked_child(PyObject *result) {
+    if (!result && !PyErr_ExceptionMatches(PyExc_SystemExit)) PyErr_Print();
+    static const char text[] =
+        "gmpy_rt: a child forked in a G returned from it, but the runtime is its parent's; "
+        "end the child with os._exit(), or fork outside run()\n";
+    if (write(2, text, sizeof text - 1) < 0) _exit(71);
+    _exit(70);
+}
+
 void pyg_run(m *mp, g *gp) {
     PyG *self = host_g(gp);
     sched_leave(mp);
-    finish(self, call(self));
+    PyObject *result = call(self);
+    if (unlikely(sched_self != mp)) end_forked_child(result);
+    async_forget(mp, gp);
+    if (unlikely(gp->blocked || (load_relaxed(&mp->hold) == HOLD_TAKEN && sched_blocked_long(mp)))) note_blocker(self->fn);
+    finish(self, result);
     bool notify = self->notify;
     sched_enter(mp);
     sched_end(mp, gp);
@@ -194,7 +226,9 @@ static int join(PyG *self, PyObject *timeout, const char *what) {
     waiter_init(s.waiter, s.parker, wait_begin(s.parker));
     waitq_push(&self->joiners, s.waiter);
     mutex_unlock(&self->lock);
+    waits_for(&s, (PyObject *)self);
     int why = park(&s, deadline, WAIT_JOIN);
+    waits_for(&s, NULL);
     if (why == WAKE_OK) return 1;
     mutex_lock(&self->lock);
     waitq_remove(&self->joiners, s.waiter);
@@ -273,19 +307,23 @@ static PyObject *g_notify(PyG *self, PyObject *Py_UNUSED(unused)) {
 
 /* ---------------------------------------------------------------- looks */
 
-static const char *const reasons[WAIT_REASONS] = {
+const char *const wait_reasons[WAIT_REASONS] = {
     [WAIT_NONE] = "waiting",       [WAIT_SLEEP] = "sleep",     [WAIT_CHAN_SEND] = "chan send",
     [WAIT_CHAN_RECV] = "chan receive", [WAIT_SELECT] = "select", [WAIT_JOIN] = "join",
     [WAIT_MUTEX] = "lock",          [WAIT_GROUP] = "wait group", [WAIT_IO_READ] = "IO read",
     [WAIT_IO_WRITE] = "IO write",  [WAIT_BLOCKING] = "blocking call", [WAIT_PARK] = "park",
+    [WAIT_COND] = "condition",      [WAIT_EVENT] = "event",    [WAIT_SEMAPHORE] = "semaphore",
+    [WAIT_BARRIER] = "barrier",     [WAIT_RLOCKED] = "read lock", [WAIT_WLOCKED] = "write lock",
+    [WAIT_ONCE] = "once",           [WAIT_QUEUE_GET] = "queue get", [WAIT_QUEUE_PUT] = "queue put",
+    [WAIT_TIMERS] = "timers",       [WAIT_TASKS] = "task group",
 };
 
 static const char *state_name(PyG *self) {
-    if (load_acquire(&self->done)) return self->exc ? "failed" : "done";
+    if (load_acquire(&self->done)) return !self->exc ? "done" : PyErr_GivenExceptionMatches(self->exc, Cancelled) ? "cancelled" : "failed";
     switch (g_status(self->gp)) {
     case G_RUNNABLE: return load_relaxed(&self->gp->m) ? "runnable" : "new";
     case G_RUNNING: return "running";
-    case G_WAITING: return reasons[load_relaxed(&self->gp->reason) % WAIT_REASONS];
+    case G_WAITING: return wait_reasons[load_relaxed(&self->gp->reason) % WAIT_REASONS];
     default: return "ended";
     }
 }
@@ -348,6 +386,18 @@ static PyObject *g_get_greenlet(PyG *self, void *Py_UNUSED(c)) {
     m *mp = load_relaxed(&self->gp->m);
     if (mp && mp == sched_self && self->greenlet) return Py_NewRef(self->greenlet);
     Py_RETURN_NONE;
+}
+
+/* The innermost frame of a parked G; None otherwise. Only for its own M, or while nothing can
+ * wake it (deadlock): the caller walks live frames. */
+static PyObject *g_get_frame(PyG *self, void *Py_UNUSED(c)) {
+    if (g_status(self->gp) != G_WAITING) Py_RETURN_NONE;
+    if (self->greenlet) return PyObject_GetAttrString(self->greenlet, "gr_frame");
+    /* The last that parked on an M with nothing else to run: the M sleeps on its stack. */
+    m *mp = load_relaxed(&self->gp->m);
+    mhost *h = mp && load_relaxed(&mp->cur) == self->gp ? load_acquire(&mp->host) : NULL;
+    PyObject *frame = h && h->tstate ? (PyObject *)PyThreadState_GetFrame(h->tstate) : NULL;
+    return frame ? frame : Py_NewRef(Py_None);
 }
 
 /* ---------------------------------------------------------------- the collector, death */
@@ -449,14 +499,6 @@ static PyObject *door_set_excepthook(PyObject *Py_UNUSED(module), PyObject *fn) 
     Py_RETURN_NONE;
 }
 
-static PyObject *door_shield(PyObject *Py_UNUSED(module), PyObject *arg) {
-    g *gp = current_g();
-    long by = PyLong_AsLong(arg);
-    if (by == -1 && PyErr_Occurred()) return NULL;
-    if (gp) store_seq(&gp->shield, load_relaxed(&gp->shield) + (uint32_t)by);
-    Py_RETURN_NONE;
-}
-
 static PyMethodDef g_methods[] = {
     {"join", (PyCFunction)(void (*)(void))g_join, METH_FASTCALL | METH_KEYWORDS,
      "join(timeout=None)\n--\n\nWait until this G has ended.\n\n"
@@ -484,6 +526,7 @@ static PyGetSetDef g_getset[] = {
     {"m", (getter)g_get_m, NULL, "int or None: number of the M it is pinned to; None before it starts and after it ended.", NULL},
     {"waiting", (getter)g_get_waiting, NULL, "float: seconds since it parked; 0.0 if it isn't parked.", NULL},
     {"_greenlet", (getter)g_get_greenlet, NULL, NULL, NULL},
+    {"_frame", (getter)g_get_frame, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 
@@ -517,12 +560,12 @@ static PyMethodDef methods[] = {
     {"all_g", door_all_g, METH_NOARGS, NULL},
     {"g_locals", door_g_locals, METH_NOARGS, NULL},
     {"set_excepthook", door_set_excepthook, METH_O, NULL},
-    {"shield", door_shield, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 
 int pyg_init(PyObject *module) {
     G_Type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &g_spec, NULL);
-    if (!G_Type || PyModule_AddObjectRef(module, "G", (PyObject *)G_Type) < 0) return -1;
+    blockers = PySet_New(NULL);
+    if (!blockers || !G_Type || PyModule_AddObjectRef(module, "G", (PyObject *)G_Type) < 0) return -1;
     return PyModule_AddFunctions(module, methods);
 }

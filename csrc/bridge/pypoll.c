@@ -1,14 +1,19 @@
 /* pypoll.c: system calls on sockets that park the G instead of blocking its thread.
  *
- * Every operation is the same loop: try without blocking; if the kernel has nothing, park
- * until the netpoller saw an edge; try again. No exception is made for 'would block'.
- * A plain thread waits in poll(2) instead. */
+ * Every operation is the same: get to the head of the fd's line for that direction; try
+ * without blocking; if the kernel has nothing, park until the netpoller saw an edge; try
+ * again; leave the line. No exception is made for 'would block'. A plain thread takes no
+ * place in the line, and waits in poll(2) instead. */
 #include "bridge.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
 #include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #include "../netpoll.h"
 
@@ -32,11 +37,20 @@ typedef struct io {
     void *buf;
     size_t len;
     int flags;
+    struct sockaddr_storage *from; /* who sent it, or connected */
+    socklen_t fromlen;
 } io;
 
 static ssize_t op_recv(io *a) { return recv(a->fd, a->buf, a->len, a->flags | MSG_DONTWAIT); }
 static ssize_t op_send(io *a) { return send(a->fd, a->buf, a->len, a->flags | MSG_DONTWAIT | MSG_NOSIGNAL); }
-static ssize_t op_accept(io *a) { return accept4(a->fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK); }
+static ssize_t op_recvfrom(io *a) {
+    a->fromlen = sizeof *a->from;
+    return recvfrom(a->fd, a->buf, a->len, a->flags | MSG_DONTWAIT, (struct sockaddr *)a->from, &a->fromlen);
+}
+static ssize_t op_accept(io *a) {
+    a->fromlen = sizeof *a->from;
+    return accept4(a->fd, (struct sockaddr *)a->from, &a->fromlen, SOCK_CLOEXEC | SOCK_NONBLOCK);
+}
 
 static int closed_error(PyPoll *self) {
     PyObject *e = PyObject_CallFunction(PyExc_OSError, "iN", EBADF,
@@ -51,17 +65,20 @@ static int timeout_error(void) {
     return -1;
 }
 
+static bool is_watched(PyPoll *self) { return self->d && self->epoch == load_relaxed(&epoch); }
+
 /* The descriptor, made when it is first waited on. NULL with an exception set. */
 static pd *descriptor(PyPoll *self) {
     pd *d = NULL;
     Py_BEGIN_CRITICAL_SECTION(self);
-    if (self->d && self->epoch != load_relaxed(&epoch)) self->d = NULL; /* its slot died with the fork */
-    if (!self->d) {
-        self->d = netpoll_open(self->fd);
+    if (load_relaxed(&self->closed))
+        closed_error(self);
+    else if (is_watched(self))
+        d = self->d;
+    else if ((d = self->d = netpoll_open(self->fd))) /* an older slot died with the fork */
         self->epoch = load_relaxed(&epoch);
-        if (!self->d) PyErr_SetFromErrno(PyExc_OSError);
-    }
-    d = self->d;
+    else
+        PyErr_SetFromErrno(PyExc_OSError);
     Py_END_CRITICAL_SECTION();
     return d;
 }
@@ -101,57 +118,56 @@ static int thread_wait(PyPoll *self, int mode, int64_t deadline) {
     }
 }
 
-/* Parks until something happened on the fd since `state`. 0, or -1 with an exception. */
-static int g_wait(PyPoll *self, pd *d, int mode, uint64_t state, int64_t deadline, bool *baton) {
+/* Sleeps until the wait that was begun on the line or for an edge is over. 0, or -1 with an
+ * exception set. */
+static int sleep_on(PyPoll *self, pd *d, int mode, seat *s, int64_t deadline) {
+    int why = park(s, deadline, mode == POLL_READ ? WAIT_IO_READ : WAIT_IO_WRITE);
+    if (why == WAKE_OK) return 0;
+    if (why == WAKE_CLOSED) return closed_error(self);
+    netpoll_unwait(d, mode, s->waiter);
+    return why == WAKE_TIMEOUT ? timeout_error() : -1;
+}
+
+/* Goes to the head of the line. The descriptor, or NULL with an exception set. */
+static pd *hold(PyPoll *self, int mode, int64_t deadline) {
+    seat s;
+    pd *d = self->d;
+    if (unlikely(!is_watched(self)) && !(d = descriptor(self))) return NULL;
+    if (seat_take(&s) < 0) return NULL;
+    switch (netpoll_enter(d, mode, s.parker, s.waiter)) {
+    case POLL_AGAIN: return d;
+    case POLL_CLOSED: closed_error(self); return NULL;
+    case POLL_PARK: break;
+    }
+    return sleep_on(self, d, mode, &s, deadline) < 0 ? NULL : d;
+}
+
+/* Sleeps until something happened on the fd since `state`. 0, or -1 with an exception. */
+static int await_edge(PyPoll *self, pd *d, int mode, uint64_t state, int64_t deadline) {
     seat s;
     if (seat_take(&s) < 0) return -1;
-    switch (netpoll_wait(d, mode, state, s.parker, s.waiter, *baton)) {
+    switch (netpoll_wait(d, mode, state, s.parker, s.waiter)) {
     case POLL_AGAIN: return 0;
     case POLL_CLOSED: return closed_error(self);
     case POLL_PARK: break;
     }
-    int why = park(&s, deadline, mode == POLL_READ ? WAIT_IO_READ : WAIT_IO_WRITE);
-    if (why == WAKE_OK) {
-        *baton = true;
-        return 0;
-    }
-    *baton = false; /* whoever claims a waiter for I/O says WAKE_OK: we never had it */
-    if (why == WAKE_CLOSED) return closed_error(self);
-    netpoll_unwait(d, mode, s.waiter);
-    return why == WAKE_TIMEOUT ? timeout_error() : -1;
+    return sleep_on(self, d, mode, &s, deadline);
 }
 
-/* deadline -2: don't wait. Returns what op did, or -1 with an exception set. stream: a
- * short count means that the kernel's buffer is drained. */
-static ssize_t do_io(PyPoll *self, int mode, ssize_t (*op)(io *), io *a, int64_t deadline, bool stream) {
-    a->fd = self->fd;
-    if (!current_g() || deadline == -2) {
-        for (;;) {
-            ssize_t n = attempt(self, op, a);
-            if (n >= 0) return n;
-            if (load_relaxed(&self->closed)) return closed_error(self);
-            if (!would_block(errno) || deadline == -2) {
-                PyErr_SetFromErrno(PyExc_OSError);
-                return -1;
-            }
-            if (thread_wait(self, mode, deadline) < 0) return -1;
-        }
-    }
-    pd *d = self->d;
-    if (unlikely(!d || self->epoch != load_relaxed(&epoch)) && !(d = descriptor(self))) return -1;
-    for (bool baton = false;;) {
+/* The operation of who holds the line. Returns what op did, or -1 with an exception set.
+ * stream: a short count means that the kernel's buffer is drained. */
+static ssize_t held_io(PyPoll *self, pd *d, int mode, ssize_t (*op)(io *), io *a, int64_t deadline, bool stream) {
+    for (;;) {
         uint64_t state = netpoll_state(d, mode);
-        if (netpoll_ready(state) && (baton || !netpoll_queued(d, mode))) {
+        if (netpoll_ready(state)) {
             ssize_t n = attempt(self, op, a);
-            int err = errno;
-            if (n >= 0) {
+            if (likely(n >= 0)) {
                 if (stream && (size_t)n < a->len && n > 0) netpoll_drained(d, mode, state);
-                if (unlikely(netpoll_queued(d, mode))) netpoll_pass(d, mode);
                 return n;
             }
+            int err = errno;
             if (err == ECONNABORTED && op == op_accept) continue; /* that client gave up: the next */
             if (!would_block(err)) {
-                netpoll_pass(d, mode);
                 if (load_relaxed(&self->closed)) return closed_error(self);
                 errno = err;
                 PyErr_SetFromErrno(PyExc_OSError);
@@ -159,8 +175,34 @@ static ssize_t do_io(PyPoll *self, int mode, ssize_t (*op)(io *), io *a, int64_t
             }
             netpoll_drained(d, mode, state);
         }
-        if (g_wait(self, d, mode, state, deadline, &baton) < 0) return -1;
+        if (await_edge(self, d, mode, state, deadline) < 0) return -1;
     }
+}
+
+/* The operation of a plain thread, or one that mustn't wait (deadline -2). */
+static ssize_t thread_io(PyPoll *self, int mode, ssize_t (*op)(io *), io *a, int64_t deadline) {
+    for (;;) {
+        ssize_t n = attempt(self, op, a);
+        if (n >= 0) return n;
+        if (load_relaxed(&self->closed)) return closed_error(self);
+        if (!would_block(errno) || deadline == -2) {
+            PyErr_SetFromErrno(PyExc_OSError);
+            return -1;
+        }
+        if (thread_wait(self, mode, deadline) < 0) return -1;
+    }
+}
+
+static bool parks(int64_t deadline) { return deadline != -2 && current_g(); }
+
+static ssize_t do_io(PyPoll *self, int mode, ssize_t (*op)(io *), io *a, int64_t deadline, bool stream) {
+    a->fd = self->fd;
+    if (!parks(deadline)) return thread_io(self, mode, op, a, deadline);
+    pd *d = hold(self, mode, deadline);
+    if (!d) return -1;
+    ssize_t n = held_io(self, d, mode, op, a, deadline, stream);
+    netpoll_leave(d, mode);
+    return n;
 }
 
 /* timeout as socket.settimeout has it: None for ever, 0 non-blocking. */
@@ -177,29 +219,33 @@ static int need_args(Py_ssize_t nargs, Py_ssize_t n, const char *name) {
 
 static bool short_means_drained(int flags) { return !(flags & (MSG_PEEK | MSG_OOB | MSG_WAITALL | MSG_TRUNC)); }
 
-static PyObject *poll_recv(PyPoll *self, PyObject *const *args, Py_ssize_t nargs) {
+/* recv, or recvfrom when there is room for an address. */
+static PyObject *receive(PyPoll *self, PyObject *size, PyObject *flagbits, PyObject *timeout, bool stream,
+                         io *a) {
     int64_t deadline;
-    if (need_args(nargs, 4, "recv") < 0) return NULL;
-    Py_ssize_t n = PyNumber_AsSsize_t(args[0], PyExc_OverflowError);
-    int flags = (int)PyLong_AsLong(args[1]);
-    if (PyErr_Occurred() || io_deadline(args[2], &deadline) < 0) return NULL;
-    bool stream = args[3] == Py_True && short_means_drained(flags);
+    Py_ssize_t n = PyNumber_AsSsize_t(size, PyExc_OverflowError);
+    a->flags = (int)PyLong_AsLong(flagbits);
+    if ((unlikely(n == -1 || a->flags == -1) && PyErr_Occurred()) || io_deadline(timeout, &deadline) < 0) return NULL;
     if (n < 0) {
-        PyErr_SetString(PyExc_ValueError, "negative buffersize in recv");
+        PyErr_Format(PyExc_ValueError, "bufsize=%zd: can't receive less than 0 bytes", n);
         return NULL;
     }
+    stream = stream && short_means_drained(a->flags);
+    ssize_t (*op)(io *) = a->from ? op_recvfrom : op_recv;
+    a->len = (size_t)n;
     if (n <= SCRATCH) {
         /* The buffer is the thread's: fetch it anew for the copy, the system call that
          * filled it was the last thing that happened. */
         if (unlikely(!scratch) && !(scratch = PyMem_RawMalloc(SCRATCH))) return PyErr_NoMemory();
-        io a = {.buf = scratch, .len = (size_t)n, .flags = flags};
-        ssize_t got = do_io(self, POLL_READ, op_recv, &a, deadline, stream);
+        a->buf = scratch;
+        ssize_t got = do_io(self, POLL_READ, op, a, deadline, stream);
+        /* More than n: MSG_TRUNC tells the datagram's real length. */
         return got < 0 ? NULL : PyBytes_FromStringAndSize(scratch, got < n ? got : n);
     }
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, n);
     if (!bytes) return NULL;
-    io a = {.buf = PyBytes_AS_STRING(bytes), .len = (size_t)n, .flags = flags};
-    ssize_t got = do_io(self, POLL_READ, op_recv, &a, deadline, stream);
+    a->buf = PyBytes_AS_STRING(bytes);
+    ssize_t got = do_io(self, POLL_READ, op, a, deadline, stream);
     if (got < 0) {
         Py_DECREF(bytes);
         return NULL;
@@ -208,23 +254,108 @@ static PyObject *poll_recv(PyPoll *self, PyObject *const *args, Py_ssize_t nargs
     return bytes;
 }
 
-static PyObject *poll_recv_into(PyPoll *self, PyObject *const *args, Py_ssize_t nargs) {
+static PyObject *poll_recv(PyPoll *self, PyObject *const *args, Py_ssize_t nargs) {
+    if (need_args(nargs, 4, "recv") < 0) return NULL;
+    io a = {.from = NULL};
+    return receive(self, args[0], args[1], args[2], args[3] == Py_True, &a);
+}
+
+/* As the socket module shows it: IPv4, IPv6 and Unix. */
+static PyObject *address(const struct sockaddr_storage *from, socklen_t len) {
+    char text[INET6_ADDRSTRLEN];
+    if (len == 0) Py_RETURN_NONE;
+    if (from->ss_family == AF_INET) {
+        const struct sockaddr_in *in = (const void *)from;
+        inet_ntop(AF_INET, &in->sin_addr, text, sizeof text);
+        return Py_BuildValue("si", text, ntohs(in->sin_port));
+    }
+    if (from->ss_family == AF_INET6) {
+        const struct sockaddr_in6 *in = (const void *)from;
+        inet_ntop(AF_INET6, &in->sin6_addr, text, sizeof text);
+        return Py_BuildValue("siII", text, ntohs(in->sin6_port), ntohl(in->sin6_flowinfo), in->sin6_scope_id);
+    }
+    if (from->ss_family == AF_UNIX) {
+        const char *path = ((const struct sockaddr_un *)from)->sun_path;
+        size_t n = len > offsetof(struct sockaddr_un, sun_path) ? len - offsetof(struct sockaddr_un, sun_path) : 0;
+        if (n && path[0] == 0) return PyBytes_FromStringAndSize(path, (Py_ssize_t)n); /* abstract */
+        return PyUnicode_DecodeFSDefaultAndSize(path, (Py_ssize_t)strnlen(path, n));
+    }
+    PyErr_Format(PyExc_ValueError, "address family %d isn't one that Poll can show", (int)from->ss_family);
+    return NULL;
+}
+
+/* (what, address); steals what, which may be NULL with an exception set. */
+static PyObject *with_address(PyObject *what, io *a) {
+    PyObject *from = what ? address(a->from, a->fromlen) : NULL;
+    PyObject *pair = from ? PyTuple_Pack(2, what, from) : NULL;
+    Py_XDECREF(what);
+    Py_XDECREF(from);
+    return pair;
+}
+
+static PyObject *poll_recvfrom(PyPoll *self, PyObject *const *args, Py_ssize_t nargs) {
+    if (need_args(nargs, 3, "recvfrom") < 0) return NULL;
+    struct sockaddr_storage from;
+    io a = {.from = &from};
+    return with_address(receive(self, args[0], args[1], args[2], false, &a), &a);
+}
+
+static PyObject *receive_into(PyPoll *self, PyObject *buffer, PyObject *size, PyObject *flagbits,
+                              PyObject *timeout, bool stream, io *a) {
     int64_t deadline;
     Py_buffer view;
-    if (need_args(nargs, 5, "recv_into") < 0) return NULL;
-    Py_ssize_t n = PyNumber_AsSsize_t(args[1], PyExc_OverflowError);
-    int flags = (int)PyLong_AsLong(args[2]);
-    if (PyErr_Occurred() || io_deadline(args[3], &deadline) < 0) return NULL;
-    if (PyObject_GetBuffer(args[0], &view, PyBUF_WRITABLE) < 0) return NULL;
-    if (n < 0 || n > view.len) {
-        PyErr_Format(PyExc_ValueError, n < 0 ? "negative buffersize in recv_into" : "buffer too small for requested bytes");
-        PyBuffer_Release(&view);
+    Py_ssize_t n = PyNumber_AsSsize_t(size, PyExc_OverflowError);
+    a->flags = (int)PyLong_AsLong(flagbits);
+    if ((unlikely(n == -1 || a->flags == -1) && PyErr_Occurred()) || io_deadline(timeout, &deadline) < 0) return NULL;
+    if (PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE) < 0) {
+        if (PyErr_ExceptionMatches(PyExc_BufferError))
+            PyErr_Format(PyExc_TypeError, "can't receive into %.100s: give a bytearray or another writable buffer",
+                         Py_TYPE(buffer)->tp_name);
         return NULL;
     }
-    io a = {.buf = view.buf, .len = (size_t)(n ? n : view.len), .flags = flags};
-    ssize_t got = do_io(self, POLL_READ, op_recv, &a, deadline, args[4] == Py_True && short_means_drained(flags));
+    ssize_t got = -1;
+    if (n < 0 || n > view.len)
+        PyErr_Format(PyExc_ValueError, "nbytes=%zd: the buffer has room for 0 to %zd bytes", n, view.len);
+    else {
+        a->buf = view.buf;
+        a->len = (size_t)(n ? n : view.len);
+        got = do_io(self, POLL_READ, a->from ? op_recvfrom : op_recv, a, deadline,
+                    stream && short_means_drained(a->flags));
+    }
     PyBuffer_Release(&view);
     return got < 0 ? NULL : PyLong_FromSsize_t(got);
+}
+
+static PyObject *poll_recv_into(PyPoll *self, PyObject *const *args, Py_ssize_t nargs) {
+    if (need_args(nargs, 5, "recv_into") < 0) return NULL;
+    io a = {.from = NULL};
+    return receive_into(self, args[0], args[1], args[2], args[3], args[4] == Py_True, &a);
+}
+
+static PyObject *poll_recvfrom_into(PyPoll *self, PyObject *const *args, Py_ssize_t nargs) {
+    if (need_args(nargs, 4, "recvfrom_into") < 0) return NULL;
+    struct sockaddr_storage from;
+    io a = {.from = &from};
+    return with_address(receive_into(self, args[0], args[1], args[2], args[3], false, &a), &a);
+}
+
+/* Sends once, or (all) until everything is sent: the G keeps the line, so that two big
+ * sendall's don't mix their bytes. Returns what was sent, or -1 with an exception set. */
+static ssize_t send_view(PyPoll *self, const Py_buffer *view, int flags, int64_t deadline, bool stream, bool all) {
+    io a = {.fd = self->fd, .buf = view->buf, .len = (size_t)view->len, .flags = flags};
+    bool parking = parks(deadline);
+    pd *d = NULL;
+    if (parking && !(d = hold(self, POLL_WRITE, deadline))) return -1;
+    ssize_t n;
+    do {
+        n = parking ? held_io(self, d, POLL_WRITE, op_send, &a, deadline, stream)
+                    : thread_io(self, POLL_WRITE, op_send, &a, deadline);
+        if (n < 0) break;
+        a.buf = (char *)a.buf + n;
+        a.len -= (size_t)n;
+    } while (all && a.len);
+    if (parking) netpoll_leave(d, POLL_WRITE);
+    return n < 0 ? -1 : view->len - (ssize_t)a.len;
 }
 
 static PyObject *send_some(PyPoll *self, PyObject *const *args, Py_ssize_t nargs, bool all) {
@@ -232,19 +363,11 @@ static PyObject *send_some(PyPoll *self, PyObject *const *args, Py_ssize_t nargs
     Py_buffer view;
     if (need_args(nargs, 4, all ? "sendall" : "send") < 0) return NULL;
     int flags = (int)PyLong_AsLong(args[1]);
-    if (PyErr_Occurred() || io_deadline(args[2], &deadline) < 0) return NULL;
+    if ((unlikely(flags == -1) && PyErr_Occurred()) || io_deadline(args[2], &deadline) < 0) return NULL;
     if (PyObject_GetBuffer(args[0], &view, PyBUF_SIMPLE) < 0) return NULL;
-    Py_ssize_t sent = 0;
-    do {
-        io a = {.buf = (char *)view.buf + sent, .len = (size_t)(view.len - sent), .flags = flags};
-        ssize_t n = do_io(self, POLL_WRITE, op_send, &a, deadline, args[3] == Py_True);
-        if (n < 0) {
-            PyBuffer_Release(&view);
-            return NULL;
-        }
-        sent += n;
-    } while (all && sent < view.len);
+    ssize_t sent = send_view(self, &view, flags, deadline, args[3] == Py_True, all);
     PyBuffer_Release(&view);
+    if (sent < 0) return NULL;
     if (all) Py_RETURN_NONE;
     return PyLong_FromSsize_t(sent);
 }
@@ -254,13 +377,17 @@ static PyObject *poll_sendall(PyPoll *self, PyObject *const *args, Py_ssize_t na
 
 static PyObject *poll_accept(PyPoll *self, PyObject *timeout) {
     int64_t deadline;
-    io a = {.len = 0};
+    struct sockaddr_storage from;
+    io a = {.from = &from};
     if (io_deadline(timeout, &deadline) < 0) return NULL;
     ssize_t fd = do_io(self, POLL_READ, op_accept, &a, deadline, false);
-    return fd < 0 ? NULL : PyLong_FromSsize_t(fd);
+    if (fd < 0) return NULL;
+    PyObject *pair = with_address(PyLong_FromSsize_t(fd), &a);
+    if (!pair) close((int)fd);
+    return pair;
 }
 
-/* For operations that Python does itself: waits until the fd is ready. */
+/* For operations that Python does itself: is the fd ready? */
 static ssize_t op_probe(io *a) {
     struct pollfd p = {.fd = a->fd, .events = (short)a->flags};
     int r = poll(&p, 1, 0);
@@ -278,13 +405,61 @@ static PyObject *poll_wait(PyPoll *self, PyObject *const *args, Py_ssize_t nargs
     Py_RETURN_NONE;
 }
 
+/* One try of call(): fn's result, or NULL: with an exception set, or without if it would
+ * have to wait. */
+static PyObject *call_once(PyPoll *self, int mode, bool probe, bool wait, PyObject *const *call, Py_ssize_t nargs) {
+    io a = {.fd = self->fd, .flags = mode == POLL_READ ? POLLIN : POLLOUT};
+    if (load_relaxed(&self->closed)) {
+        closed_error(self);
+        return NULL;
+    }
+    if (wait && probe && attempt(self, op_probe, &a) < 0 && would_block(errno)) return NULL;
+    PyObject *r = PyObject_Vectorcall(call[0], call + 1, (size_t)(nargs - 1), NULL);
+    if (!r && wait && PyErr_ExceptionMatches(PyExc_BlockingIOError)) PyErr_Clear();
+    return r;
+}
+
+static PyObject *poll_call(PyPoll *self, PyObject *const *args, Py_ssize_t nargs) {
+    int64_t deadline;
+    if (nargs < 4) {
+        PyErr_SetString(PyExc_TypeError, "Poll.call() takes at least 4 arguments");
+        return NULL;
+    }
+    int mode = args[0] == Py_True ? POLL_WRITE : POLL_READ;
+    bool probe = args[1] == Py_True;
+    PyObject *const *call = args + 3, *r = NULL;
+    if (io_deadline(args[2], &deadline) < 0) return NULL;
+    bool wait = deadline != -2;
+    if (!parks(deadline)) {
+        while (!(r = call_once(self, mode, probe, wait, call, nargs - 3)) && !PyErr_Occurred())
+            if (thread_wait(self, mode, deadline) < 0) break;
+        return r;
+    }
+    pd *d = hold(self, mode, deadline);
+    if (!d) return NULL;
+    for (;;) {
+        uint64_t state = netpoll_state(d, mode);
+        if (netpoll_ready(state)) {
+            r = call_once(self, mode, probe, wait, call, nargs - 3);
+            if (r || PyErr_Occurred()) break;
+            netpoll_drained(d, mode, state);
+        }
+        if (await_edge(self, d, mode, state, deadline) < 0) break;
+    }
+    netpoll_leave(d, mode);
+    return r;
+}
+
 static PyObject *poll_close(PyPoll *self, PyObject *Py_UNUSED(unused)) {
     if (atomic_exchange(&self->closed, true)) Py_RETURN_NONE;
-    pd *d = self->d;
-    if (d && self->epoch == load_relaxed(&epoch)) netpoll_close(d);
+    pd *d = NULL;
+    Py_BEGIN_CRITICAL_SECTION(self); /* see descriptor() */
+    if (is_watched(self)) d = self->d;
+    Py_END_CRITICAL_SECTION();
+    if (d) netpoll_close(d);
     /* System calls on other M's end within microseconds; only then may the number be
-     * given to another file. */
-    while (load_seq(&self->users)) sched_yield();
+     * given to another file. After a fork they are the parent's. */
+    while (self->epoch == load_relaxed(&epoch) && load_seq(&self->users)) sched_yield();
     Py_RETURN_NONE;
 }
 
@@ -292,13 +467,16 @@ static PyObject *poll_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     int fd;
     if (kwargs || !PyArg_ParseTuple(args, "i:Poll", &fd)) return NULL;
     PyPoll *self = (PyPoll *)type->tp_alloc(type, 0);
-    if (self) self->fd = fd;
+    if (self) {
+        self->fd = fd;
+        self->epoch = load_relaxed(&epoch);
+    }
     return (PyObject *)self;
 }
 
 static void poll_dealloc(PyPoll *self) {
     PyTypeObject *type = Py_TYPE(self);
-    if (self->d && self->epoch == load_relaxed(&epoch)) {
+    if (is_watched(self)) {
         if (!load_relaxed(&self->closed)) netpoll_close(self->d);
         netpoll_free(self->d);
     }
@@ -317,8 +495,13 @@ static PyMethodDef poll_methods[] = {
     {"recv_into", FAST(poll_recv_into), METH_FASTCALL, "recv_into(buffer, n, flags, timeout, stream) -> int"},
     {"send", FAST(poll_send), METH_FASTCALL, "send(data, flags, timeout, stream) -> int"},
     {"sendall", FAST(poll_sendall), METH_FASTCALL, "sendall(data, flags, timeout, stream)"},
-    {"accept", (PyCFunction)poll_accept, METH_O, "accept(timeout) -> fd"},
+    {"recvfrom", FAST(poll_recvfrom), METH_FASTCALL, "recvfrom(n, flags, timeout) -> (bytes, address)"},
+    {"recvfrom_into", FAST(poll_recvfrom_into), METH_FASTCALL, "recvfrom_into(buffer, n, flags, timeout) -> (int, address)"},
+    {"accept", (PyCFunction)poll_accept, METH_O, "accept(timeout) -> (fd, address)"},
     {"wait", FAST(poll_wait), METH_FASTCALL, "wait(for_writing, timeout)"},
+    {"call", FAST(poll_call), METH_FASTCALL,
+     "call(for_writing, probe, timeout, fn, *args): what fn(*args) returns, called again after a wait while it\n"
+     "raises BlockingIOError. probe: asks the kernel first, for a fn that would mostly raise."},
     {"close", (PyCFunction)poll_close, METH_NOARGS, "close(): wakes the waiters; before the fd itself is closed"},
     {NULL, NULL, 0, NULL},
 };
@@ -328,7 +511,8 @@ static PyType_Slot poll_slots[] = {
     {Py_tp_dealloc, poll_dealloc},
     {Py_tp_methods, poll_methods},
     {Py_tp_doc, "Poll(fd): non-blocking operations on a file descriptor that park the calling G.\n"
-                "timeout: seconds, None: for ever, 0: BlockingIOError instead of waiting."},
+                "timeout: seconds, None: for ever, 0: BlockingIOError instead of waiting. Addresses:\n"
+                "IPv4, IPv6 and Unix."},
     {0, NULL},
 };
 

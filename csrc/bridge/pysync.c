@@ -1,4 +1,4 @@
-/* pysync.c: Lock and WaitGroup. */
+/* pysync.c: Lock, RLock and WaitGroup. */
 #include "bridge.h"
 
 #include "../gsync.h"
@@ -16,15 +16,19 @@ static int lock_wait(PyLock *self, bool blocking, int64_t deadline) {
     seat s;
     if (seat_take(&s) < 0) return -1;
     int64_t since = nanotime();
+    int r = 1;
+    waits_for(&s, (PyObject *)self);
     for (bool again = false; !glock_wait(&self->l, s.parker, s.waiter, since, again); again = true) {
         int why = park(&s, deadline, WAIT_MUTEX);
         if (why != WAKE_OK) {
             glock_unwait(&self->l, s.waiter);
-            return why == PARK_ERROR ? -1 : 0;
+            r = why == PARK_ERROR ? -1 : 0;
+            break;
         }
         if (s.waiter->ok) break;
     }
-    return 1;
+    waits_for(&s, NULL);
+    return r;
 }
 
 static int lock_take(PyLock *self, bool blocking, int64_t deadline) {
@@ -36,10 +40,11 @@ static int lock_take(PyLock *self, bool blocking, int64_t deadline) {
     return r;
 }
 
-static PyObject *lock_acquire(PyLock *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+/* The arguments of acquire(blocking=True, timeout=-1). -1 with an exception set. */
+static int parse_acquire(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, bool *block, int64_t *until) {
     int blocking = 1;
     PyObject *timeout = NULL;
-    if (unlikely(nargs || kwnames)) {
+    {
         Py_ssize_t nkw = kwnames ? PyTuple_GET_SIZE(kwnames) : 0;
         PyObject *given = nargs > 0 ? args[0] : NULL;
         timeout = nargs > 1 ? args[1] : NULL;
@@ -54,32 +59,41 @@ static PyObject *lock_acquire(PyLock *self, PyObject *const *args, Py_ssize_t na
         }
         if (nargs > 2) {
             PyErr_SetString(PyExc_TypeError, "acquire() takes blocking=True and timeout=-1");
-            return NULL;
+            return -1;
         }
-        if (given && (blocking = PyObject_IsTrue(given)) < 0) return NULL;
+        if (given && (blocking = PyObject_IsTrue(given)) < 0) return -1;
     }
     int64_t deadline = 0;
     if (timeout) {
         double t = PyFloat_AsDouble(timeout);
-        if (t == -1.0 && PyErr_Occurred()) return NULL;
+        if (t == -1.0 && PyErr_Occurred()) return -1;
         if (t != -1.0) {
             if (!blocking) {
                 PyErr_SetString(PyExc_ValueError, "can't specify a timeout for a non-blocking call");
-                return NULL;
+                return -1;
             }
             if (t < 0) {
                 PyErr_Format(PyExc_ValueError, "timeout=%R: give seconds >= 0, or -1 to wait for ever", timeout);
-                return NULL;
+                return -1;
             }
             if (t > 1e9 * 9) {
                 PyErr_Format(PyExc_OverflowError, "timeout=%R is too large; use -1 to wait for ever", timeout);
-                return NULL;
+                return -1;
             }
             deadline = deadline_from(timeout);
-            if (deadline == -1) return NULL;
+            if (deadline == -1) return -1;
             if (deadline == -2) blocking = 0;
         }
     }
+    *block = blocking;
+    *until = deadline;
+    return 0;
+}
+
+static PyObject *lock_acquire(PyLock *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    bool blocking = true;
+    int64_t deadline = 0;
+    if (unlikely(nargs || kwnames) && parse_acquire(args, nargs, kwnames, &blocking, &deadline) < 0) return NULL;
     int r = lock_take(self, blocking, deadline);
     return r < 0 ? NULL : PyBool_FromLong(r);
 }
@@ -133,6 +147,143 @@ static void leaf_dealloc(PyLock *self) {
     Py_DECREF(type);
 }
 
+/* ---------------------------------------------------------------- RLock */
+
+typedef struct {
+    PyLock lock; /* first: dumps and repr look at an RLock as at a Lock */
+    _Atomic uint64_t key; /* of who holds it; 0: nobody */
+    uint64_t count;       /* the holder's */
+} PyRLock;
+
+/* Who calls: odd for a G (ids are never used again), even for a thread. */
+static uint64_t caller_key(void) {
+    static _Thread_local char here;
+    g *gp = current_g();
+    return gp ? gp->id << 1 | 1 : (uint64_t)(uintptr_t)&here << 1;
+}
+
+static int rlock_take(PyRLock *self, bool blocking, int64_t deadline) {
+    uint64_t me = caller_key();
+    if (load_relaxed(&self->key) == me) {
+        self->count++;
+        return 1;
+    }
+    int r = lock_take(&self->lock, blocking, deadline);
+    if (r == 1) {
+        store_relaxed(&self->key, me);
+        self->count = 1;
+    }
+    return r;
+}
+
+static int rlock_owned(PyRLock *self, const char *what) {
+    if (likely(load_relaxed(&self->key) == caller_key())) return 0;
+    PyErr_Format(PyExc_RuntimeError, "%s of %R by a G or thread that doesn't hold it (cannot release un-acquired lock)", what, self);
+    return -1;
+}
+
+static PyObject *rlock_acquire(PyRLock *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    bool blocking = true;
+    int64_t deadline = 0;
+    if (unlikely(nargs || kwnames) && parse_acquire(args, nargs, kwnames, &blocking, &deadline) < 0) return NULL;
+    int r = rlock_take(self, blocking, deadline);
+    return r < 0 ? NULL : PyBool_FromLong(r);
+}
+
+static PyObject *rlock_release(PyRLock *self, PyObject *Py_UNUSED(unused)) {
+    if (rlock_owned(self, "release") < 0) return NULL;
+    if (--self->count == 0) {
+        store_relaxed(&self->key, 0);
+        if (lock_free(&self->lock) < 0) return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *rlock_enter(PyRLock *self, PyObject *Py_UNUSED(unused)) {
+    if (rlock_take(self, true, 0) < 0) return NULL;
+    Py_RETURN_TRUE;
+}
+
+static PyObject *rlock_exit(PyRLock *self, PyObject *const *Py_UNUSED(args), Py_ssize_t Py_UNUSED(nargs)) {
+    return rlock_release(self, NULL);
+}
+
+static PyObject *rlock_is_owned(PyRLock *self, PyObject *Py_UNUSED(unused)) {
+    return PyBool_FromLong(load_relaxed(&self->key) == caller_key());
+}
+
+static PyObject *rlock_count(PyRLock *self, PyObject *Py_UNUSED(unused)) {
+    bool mine = load_relaxed(&self->key) == caller_key();
+    return PyLong_FromUnsignedLongLong(mine ? self->count : 0);
+}
+
+static PyObject *rlock_release_save(PyRLock *self, PyObject *Py_UNUSED(unused)) {
+    if (rlock_owned(self, "release") < 0) return NULL;
+    PyObject *saved = PyLong_FromUnsignedLongLong(self->count);
+    if (!saved) return NULL;
+    self->count = 1;
+    PyObject *r = rlock_release(self, NULL);
+    if (!r) Py_CLEAR(saved);
+    Py_XDECREF(r);
+    return saved;
+}
+
+/* Takes the lock whatever interrupts: that is raised once it is held. */
+static int take_anyway(PyLock *self) {
+    PyObject *type = NULL, *value = NULL, *tb = NULL;
+    while (lock_take(self, true, 0) < 0) {
+        if (type) PyErr_Clear();
+        else PyErr_Fetch(&type, &value, &tb);
+    }
+    if (!type) return 0;
+    PyErr_Restore(type, value, tb);
+    return -1;
+}
+
+static PyObject *rlock_acquire_restore(PyRLock *self, PyObject *saved) {
+    uint64_t count = PyLong_AsUnsignedLongLong(saved);
+    if (count == (uint64_t)-1 && PyErr_Occurred()) return NULL;
+    int r = take_anyway(&self->lock);
+    store_relaxed(&self->key, caller_key());
+    self->count = count;
+    if (r < 0) return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *lock_acquire_anyway(PyLock *self, PyObject *Py_UNUSED(unused)) {
+    if (take_anyway(self) < 0) return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *lock_at_fork_reinit(PyLock *self, PyObject *Py_UNUSED(unused)) {
+    self->l = (glock){.nwaiters = 0};
+    store_relaxed(&self->owner, 0);
+    Py_RETURN_NONE;
+}
+
+static PyObject *rlock_at_fork_reinit(PyRLock *self, PyObject *Py_UNUSED(unused)) {
+    store_relaxed(&self->key, 0);
+    self->count = 0;
+    return lock_at_fork_reinit(&self->lock, NULL);
+}
+
+static PyMethodDef rlock_methods[] = {
+    {"acquire", (PyCFunction)(void (*)(void))rlock_acquire, METH_FASTCALL | METH_KEYWORDS,
+     "acquire(blocking=True, timeout=-1)\n--\n\nTake the lock, once more if the caller holds it; return whether it was taken.\n\n"
+     "timeout: seconds; -1 waits for ever. Raises Cancelled."},
+    {"release", (PyCFunction)rlock_release, METH_NOARGS,
+     "release()\n--\n\nUndo one acquire. Raises RuntimeError if the calling G (or thread) doesn't hold it."},
+    {"locked", (PyCFunction)lock_locked, METH_NOARGS, "locked()\n--\n\nWhether somebody holds it."},
+    {"_is_owned", (PyCFunction)rlock_is_owned, METH_NOARGS, NULL},
+    {"_recursion_count", (PyCFunction)rlock_count, METH_NOARGS, NULL},
+    {"_release_save", (PyCFunction)rlock_release_save, METH_NOARGS, NULL},
+    {"_acquire_restore", (PyCFunction)rlock_acquire_restore, METH_O, NULL},
+    {"_at_fork_reinit", (PyCFunction)rlock_at_fork_reinit, METH_NOARGS, NULL},
+    {"__enter__", (PyCFunction)rlock_enter, METH_NOARGS, NULL},
+    {"__exit__", (PyCFunction)(void (*)(void))rlock_exit, METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
 static PyMethodDef lock_methods[] = {
     {"acquire", (PyCFunction)(void (*)(void))lock_acquire, METH_FASTCALL | METH_KEYWORDS,
      "acquire(blocking=True, timeout=-1)\n--\n\nTake the lock; return whether it was taken.\n\n"
@@ -140,6 +291,8 @@ static PyMethodDef lock_methods[] = {
     {"release", (PyCFunction)lock_release, METH_NOARGS,
      "release()\n--\n\nFree the lock; any G or thread may. Raises RuntimeError if nobody holds it."},
     {"locked", (PyCFunction)lock_locked, METH_NOARGS, "locked()\n--\n\nWhether somebody holds it."},
+    {"_acquire_anyway", (PyCFunction)lock_acquire_anyway, METH_NOARGS, NULL},
+    {"_at_fork_reinit", (PyCFunction)lock_at_fork_reinit, METH_NOARGS, NULL},
     {"__enter__", (PyCFunction)lock_enter, METH_NOARGS, NULL},
     {"__exit__", (PyCFunction)(void (*)(void))lock_exit, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
@@ -169,6 +322,20 @@ static PyType_Spec lock_spec = {
     .basicsize = sizeof(PyLock),
     .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
     .slots = lock_slots,
+};
+
+static PyType_Slot rlock_slots[] = {
+    {Py_tp_new, PyType_GenericNew},  {Py_tp_dealloc, leaf_dealloc}, {Py_tp_methods, rlock_methods},
+    {Py_tp_getset, lock_getset},     {Py_tp_members, lock_members}, {Py_tp_repr, lock_repr},
+    {Py_tp_doc, "RLock()\n--\n\nthreading.RLock's interface; the owner is a G (or a plain thread)."},
+    {0, NULL},
+};
+
+static PyType_Spec rlock_spec = {
+    .name = "gmpy_rt.RLock",
+    .basicsize = sizeof(PyRLock),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_IMMUTABLETYPE,
+    .slots = rlock_slots,
 };
 
 /* ---------------------------------------------------------------- WaitGroup */
@@ -254,6 +421,8 @@ static PyType_Spec wg_spec = {
 int pysync_init(PyObject *module) {
     PyObject *lock = PyType_FromModuleAndSpec(module, &lock_spec, NULL);
     if (!lock || PyModule_AddObjectRef(module, "Lock", lock) < 0) return -1;
+    PyObject *rlock = PyType_FromModuleAndSpec(module, &rlock_spec, NULL);
+    if (!rlock || PyModule_AddObjectRef(module, "RLock", rlock) < 0) return -1;
     PyObject *wg = PyType_FromModuleAndSpec(module, &wg_spec, NULL);
     return wg ? PyModule_AddObjectRef(module, "WaitGroup", wg) : -1;
 }

@@ -1,0 +1,478 @@
+/* The scheduler's rules, one test each. test_sched_stress.c mixes them all. */
+#include "host.h"
+
+static _Atomic uint64_t done;
+static _Atomic bool flag;
+
+static enum step step_count(task *t, m *mp) {
+    (void)t, (void)mp;
+    atomic_fetch_add(&done, 1);
+    return STEP_END;
+}
+
+static void begin(uint32_t procs, uint32_t policy) {
+    store_seq(&done, 0);
+    store_seq(&flag, false);
+    host_start(procs, policy);
+}
+
+/* ---------------------------------------------------------------- life */
+
+static void every_fresh_g_runs_once(void) {
+    for (uint32_t policy = 0; policy < POLICIES; policy++)
+        for (uint32_t procs = 1; procs <= 4; procs *= 2) {
+            begin(procs, policy);
+            for (int i = 0; i < 2000; i++) host_go(step_count, 0, NULL);
+            host_stop();
+            CHECK_EQ(done, 2000);
+        }
+}
+
+static enum step step_spawn(task *t, m *mp) {
+    if (t->n-- == 0) return STEP_END;
+    for (int i = 0; i < 700; i++) host_go(step_count, 0, NULL); /* more than a ring holds */
+    (void)mp;
+    return STEP_YIELD;
+}
+
+static void overflowing_rings_lose_nothing(void) {
+    for (uint32_t procs = 1; procs <= 4; procs *= 2) {
+        begin(procs, POLICY_GO);
+        for (int i = 0; i < 4; i++) host_go(step_spawn, 5, NULL);
+        host_stop();
+        CHECK_EQ(done, 4 * 5 * 700);
+    }
+}
+
+/* Each start and stop is a chance for a thread that is made too late to be joined. */
+static void start_and_stop_again_and_again(void) {
+    uint32_t slots = 0;
+    for (int64_t i = 0; i < scaled(300); i++) {
+        begin(1 + (uint32_t)i % 4, (uint32_t)i % POLICIES);
+        for (int k = 0; k < 20; k++) host_go(step_spawn, 0, NULL);
+        host_go(step_count, 0, NULL);
+        host_stop();
+        CHECK_EQ(done, 1);
+        if (i == 20) slots = g_slots();
+    }
+    if (slots) CHECK(g_slots() <= slots + 1024); /* threads give their g's back when they end */
+}
+
+/* ---------------------------------------------------------------- pinning and turns */
+
+static enum step step_yields(task *t, m *mp) {
+    (void)mp;
+    return t->n-- > 0 ? STEP_YIELD : STEP_END;
+}
+
+static void yielding_gs_stay_on_their_ms(void) { /* checked by the host at each step */
+    for (uint32_t procs = 1; procs <= 4; procs *= 2) {
+        begin(procs, POLICY_GO);
+        for (int i = 0; i < 20; i++) host_go(step_yields, scaled(5000), NULL);
+        host_stop();
+    }
+}
+
+static enum step step_yield_until_flag(task *t, m *mp) {
+    (void)t, (void)mp;
+    return load_seq(&flag) ? STEP_END : STEP_YIELD;
+}
+
+static enum step step_set_flag(task *t, m *mp) {
+    (void)t, (void)mp;
+    store_seq(&flag, true);
+    return STEP_END;
+}
+
+static void bound_gs_dont_starve_fresh_ones(void) {
+    begin(1, POLICY_GO);
+    for (int i = 0; i < 3; i++) host_go(step_yield_until_flag, 0, NULL);
+    pause_ns(5 * MILLISECOND);
+    host_go(step_set_flag, 0, NULL);
+    host_stop();
+}
+
+static enum step step_spawn_until_flag(task *t, m *mp) {
+    (void)mp;
+    if (!load_seq(&flag)) host_go(step_spawn_until_flag, 0, NULL);
+    (void)t;
+    return STEP_END;
+}
+
+static void fresh_gs_dont_starve_bound_ones(void) {
+    begin(1, POLICY_GO);
+    task *t = host_go(step_yields, 200, NULL);
+    host_go(step_spawn_until_flag, 0, NULL);
+    while (!load_seq(&t->ended)) pause_ns(MILLISECOND);
+    store_seq(&flag, true);
+    host_stop();
+}
+
+/* An M that starts no fresh g's must not keep the only P for its own for ever. */
+static enum step step_locked_yields(task *t, m *mp) {
+    if (t->pc == 0) {
+        t->pc = 1;
+        task_lock_m(mp, 1);
+    }
+    if (!load_seq(&flag)) return STEP_YIELD;
+    task_lock_m(mp, -1);
+    return STEP_END;
+}
+
+static void locked_m_doesnt_starve_fresh_gs(void) {
+    begin(1, POLICY_GO);
+    host_go(step_locked_yields, 0, NULL);
+    pause_ns(5 * MILLISECOND);
+    host_go(step_set_flag, 0, NULL);
+    host_stop();
+}
+
+/* With one P: t runs on an M of its own (the first is locked), which then is starved
+ * of the P by the locked one, unless tokens are served. */
+static enum step step_sleeps(task *t, m *mp) {
+    (void)mp;
+    if (t->n-- == 0) {
+        store_seq(&flag, true);
+        return STEP_END;
+    }
+    task_sleep(t, 100 * MICROSECOND);
+    return STEP_PARK;
+}
+
+static void locked_m_serves_tokens(void) {
+    begin(1, POLICY_GO);
+    host_go(step_locked_yields, 0, NULL);
+    host_go(step_locked_yields, 0, NULL);
+    pause_ns(2 * MILLISECOND);
+    host_go(step_sleeps, 20, NULL);
+    host_stop();
+}
+
+/* Four M's with g's that only yield, one P: the tokens go round. */
+static _Atomic uint64_t turns[4];
+static enum step step_take_turns(task *t, m *mp) {
+    if (t->pc == 0) { /* start on four M's: block the one it runs on */
+        t->pc = 1;
+        task_block_declared(mp, 20 * MILLISECOND);
+    }
+    atomic_fetch_add(&turns[t->n], 1);
+    for (int i = 0; i < 4; i++)
+        if (load_relaxed(&turns[i]) < 200) return STEP_YIELD;
+    return STEP_END;
+}
+
+static void tokens_share_one_p_among_ms(void) {
+    memset(turns, 0, sizeof turns);
+    begin(1, POLICY_GO);
+    task *t[4];
+    for (int i = 0; i < 4; i++) t[i] = host_go(step_take_turns, i, NULL);
+    while (!t[0]->ended || !t[1]->ended || !t[2]->ended || !t[3]->ended) pause_ns(MILLISECOND);
+    int ms = 0;
+    for (int i = 0; i < 4; i++)
+        for (int k = 0; k <= i; k++) {
+            if (k == i) ms++;
+            if (t[k]->home == t[i]->home && k != i) break;
+        }
+    CHECK(ms > 1);
+    host_stop();
+}
+
+/* ---------------------------------------------------------------- blocking */
+
+static enum step step_block_declared(task *t, m *mp) {
+    task_block_declared(mp, t->n);
+    atomic_fetch_add(&done, 1);
+    return STEP_END;
+}
+
+static enum step step_block_undeclared(task *t, m *mp) {
+    task_block_undeclared(mp, t->n);
+    atomic_fetch_add(&done, 1);
+    return STEP_END;
+}
+
+static void handoff(step_fn blocker) {
+    begin(1, POLICY_GO);
+    host_go(blocker, SECOND, NULL);
+    pause_ns(2 * MILLISECOND);
+    int64_t start = nanotime();
+    task *t = host_go(step_set_flag, 0, NULL);
+    while (!load_seq(&t->ended)) pause_ns(100 * MICROSECOND);
+    CHECK(nanotime() - start < 900 * MILLISECOND);
+    CHECK_EQ(done, 0);
+    CHECK(load_seq(&S.nnop) == 1);
+    host_stop();
+    CHECK_EQ(done, 1);
+}
+
+static void p_is_handed_off_while_an_m_blocks_declared(void) { handoff(step_block_declared); }
+static void p_is_handed_off_while_an_m_blocks_undeclared(void) { handoff(step_block_undeclared); }
+
+/* Code that lost its P undeclared and then declares a call must not forget that it did. */
+static enum step step_block_both(task *t, m *mp) {
+    if (t->pc++ == 0) {
+        task_block_undeclared(mp, 40 * MILLISECOND);
+        CHECK(load_relaxed(&mp->hold) == HOLD_TAKEN);
+        task_block_declared(mp, 100 * MICROSECOND);
+        return STEP_YIELD;
+    }
+    atomic_fetch_add(&done, 1);
+    return STEP_END;
+}
+
+static void declaring_a_call_keeps_in_mind_that_the_p_is_gone(void) {
+    begin(1, POLICY_GO);
+    host_go(step_yield_until_flag, 0, NULL);
+    host_go(step_block_both, 0, NULL);
+    while (load_seq(&done) == 0) pause_ns(MILLISECOND);
+    store_seq(&flag, true);
+    host_stop();
+}
+
+static enum step step_hog(task *t, m *mp) {
+    if (load_seq(&flag)) return STEP_END;
+    int64_t end = nanotime() + t->n;
+    while (nanotime() < end && !load_seq(&flag))
+        if (task_preempted(mp)) return STEP_YIELD;
+    return STEP_END;
+}
+
+static void hogs_are_preempted(void) {
+    for (uint32_t procs = 1; procs <= 2; procs++) {
+        begin(procs, POLICY_GO);
+        for (uint32_t i = 0; i < procs * 2; i++) host_go(step_hog, 20 * SECOND, NULL);
+        pause_ns(5 * MILLISECOND);
+        host_go(step_set_flag, 0, NULL);
+        host_stop();
+    }
+    CHECK(load_seq(&host_preempts) > 0);
+}
+
+/* ---------------------------------------------------------------- timers, netpoll */
+
+static _Atomic int64_t worst;
+
+static enum step step_on_time(task *t, m *mp) {
+    (void)mp;
+    if (t->pc++) {
+        int64_t late = nanotime() - (int64_t)(intptr_t)t->arg;
+        CHECK(late >= 0);
+        CHECK_EQ(task_wake(t), WAKE_TIMEOUT);
+        if (late > load_relaxed(&worst)) store_relaxed(&worst, late);
+    }
+    if (t->n-- == 0) return STEP_END;
+    task_sleep(t, rand_next(&t->rand) % (3 * MILLISECOND));
+    t->arg = (void *)(intptr_t)t->deadline;
+    return STEP_PARK;
+}
+
+static void sleeping_gs_wake_on_time(void) {
+    for (uint32_t procs = 1; procs <= 4; procs *= 2) {
+        store_seq(&worst, 0);
+        begin(procs, POLICY_GO);
+        for (int i = 0; i < 50; i++) host_go(step_on_time, scaled(100), NULL);
+        host_stop();
+        fprintf(stderr, "  sleeping_gs, %u P's: worst lateness %.2f ms\n", procs, (double)worst / 1e6);
+        CHECK(load_seq(&worst) < 500 * MILLISECOND);
+    }
+}
+
+/* t->arg: the other; two g's on two M's wake each other through a channel, nothing else
+ * is going on: no lost wake-up is healed by chance. */
+static chan ping, pong;
+
+static enum step step_ping(task *t, m *mp) {
+    (void)mp;
+    chan *out = t->arg == &ping ? &ping : &pong, *in = out == &ping ? &pong : &ping;
+    for (;;) switch (t->pc) {
+        case 0:
+            if (t->n-- == 0) return STEP_END;
+            t->pc = t->arg == &ping ? 1 : 3;
+            break;
+        case 1:
+        case 4:
+            t->pc = t->pc == 1 ? 2 : 0;
+            if (chan_send(out, t, &t->gp->parker, &t->seats[0]) == CHAN_PARKED) return STEP_PARK;
+            break;
+        case 2:
+        case 3:
+            t->pc = t->pc == 2 ? 0 : 4;
+            if (chan_recv(in, &t->val, &t->gp->parker, &t->seats[0]) == CHAN_PARKED) return STEP_PARK;
+            break;
+        }
+}
+
+static void two_gs_wake_each_other_for_ever(void) {
+    for (uint32_t policy = 0; policy < POLICIES; policy++)
+        for (uint32_t procs = 1; procs <= 4; procs *= 2)
+            for (int cap = 0; cap < 2; cap++) {
+                CHECK(chan_init(&ping, (uint32_t)cap) && chan_init(&pong, (uint32_t)cap));
+                host_spin = cap;
+                begin(procs, policy);
+                host_go(step_ping, scaled(4000), &ping);
+                host_go(step_ping, scaled(4000), &pong);
+                host_stop();
+                chan_free(&ping);
+                chan_free(&pong);
+            }
+    host_spin = true;
+}
+
+/* A plain thread at the other end: wake-ups of an M that may be asleep in netpoll. */
+static void thread_pong(int index) {
+    static _Thread_local parker k;
+    static _Thread_local waiter w;
+    (void)index;
+    void *v;
+    for (int64_t i = 0; i < scaled(5000); i++) {
+        if (chan_recv(&ping, &v, &k, &w) == CHAN_PARKED) note_sleep(&k.note, 0);
+        if (i % 8 == 0) pause_ns(50 * MICROSECOND); /* long enough for the M to sleep */
+        if (chan_send(&pong, v, &k, &w) == CHAN_PARKED) note_sleep(&k.note, 0);
+    }
+}
+
+static void a_plain_thread_wakes_a_g_for_ever(void) {
+    for (uint32_t procs = 1; procs <= 2; procs++) {
+        CHECK(chan_init(&ping, 0) && chan_init(&pong, 0));
+        begin(procs, POLICY_GO);
+        host_go(step_ping, scaled(5000), &ping);
+        threads(1, thread_pong);
+        host_stop();
+        chan_free(&ping);
+        chan_free(&pong);
+    }
+}
+
+/* The waker is still inside its wake-up when the g, its M and the scheduler are gone. */
+static void a_waker_may_outlive_the_run(void) {
+    for (int64_t i = 0; i < scaled(400); i++) {
+        CHECK(chan_init(&ping, 0) && chan_init(&pong, 0));
+        begin(1, POLICY_GO);
+        host_go(step_ping, 1, &ping);
+        pthread_t waker;
+        extern void *wake_once(void *);
+        CHECK(pthread_create(&waker, NULL, wake_once, NULL) == 0);
+        host_stop();
+        pthread_join(waker, NULL);
+        chan_free(&ping);
+        chan_free(&pong);
+    }
+}
+
+void *wake_once(void *arg) {
+    static _Thread_local parker k;
+    static _Thread_local waiter w;
+    void *v;
+    if (chan_recv(&ping, &v, &k, &w) == CHAN_PARKED) note_sleep(&k.note, 0);
+    if (chan_send(&pong, v, &k, &w) == CHAN_PARKED) note_sleep(&k.note, 0);
+    return arg;
+}
+
+/* ---------------------------------------------------------------- GOMAXPROCS */
+
+static void procs_go_up_and_down_under_load(void) {
+    for (uint32_t policy = 0; policy < POLICIES; policy++) {
+        begin(4, policy);
+        for (int i = 0; i < 16; i++) host_go(step_yields, scaled(20000), NULL);
+        for (int i = 0; i < 16; i++) host_go(step_on_time, 20, NULL);
+        for (int i = 0; i < 8; i++) host_go(step_spawn, 10, NULL);
+        for (int i = 0; i < 40; i++) {
+            sched_set_procs(1 + (uint32_t)(i * 7) % 5);
+            for (int k = 0; k < 20; k++) host_go(step_count, 0, NULL);
+            pause_ns(500 * MICROSECOND);
+        }
+        host_stop();
+        CHECK_EQ(done, 8 * 10 * 700 + 800);
+    }
+}
+
+/* The P of an M that blocks is retired: what waits in its queue must reach the others. */
+static enum step step_fill_and_block(task *t, m *mp) {
+    if (t->pc++) return STEP_END;
+    for (int i = 0; i < 100; i++) host_go(step_count, 0, NULL);
+    sched_syscall(mp);
+    while (!load_seq(&flag)) pause_ns(MILLISECOND);
+    sched_enter(mp);
+    sched_leave(mp);
+    return STEP_YIELD;
+}
+
+static void retired_ps_give_their_gs_away(void) {
+    for (uint32_t policy = 0; policy < POLICIES; policy++) {
+        begin(4, policy);
+        for (int i = 0; i < 3; i++) host_go(step_hog, 20 * SECOND, NULL); /* nobody steals */
+        pause_ns(2 * MILLISECOND);
+        task *t = host_go(step_fill_and_block, 0, NULL);
+        while (!load_seq(&t->home)) pause_ns(MILLISECOND);
+        sched_set_procs(1);
+        while (load_seq(&done) != 100) pause_ns(MILLISECOND);
+        store_seq(&flag, true);
+        host_stop();
+    }
+}
+
+/* ---------------------------------------------------------------- the host is told */
+
+static enum step step_wait_for_nothing(task *t, m *mp) {
+    (void)mp;
+    if (t->pc++) return STEP_END;
+    wait_begin(&t->gp->parker);
+    return STEP_PARK;
+}
+
+static void a_deadlock_is_told(void) {
+    for (uint32_t procs = 1; procs <= 4; procs *= 2) {
+        begin(procs, POLICY_GO);
+        store_seq(&host_idles, 0);
+        task *t[10];
+        for (int i = 0; i < 10; i++) t[i] = host_go(step_wait_for_nothing, 0, NULL);
+        while (!(load_seq(&host_idles) && sched_deadlocked())) pause_ns(MILLISECOND);
+        for (int i = 0; i < 10; i++) CHECK(task_cancel(t[i]));
+        host_stop();
+    }
+}
+
+/* No moment of a sleeper's wake-up may look like a deadlock. */
+static _Atomic bool watching;
+static void watch_deadlock(int index) {
+    if (index) {
+        for (int i = 0; i < 4; i++) host_go(step_on_time, scaled(1000), NULL);
+        while (sched_live()) pause_ns(MILLISECOND);
+        store_seq(&watching, false);
+    } else
+        while (load_seq(&watching)) CHECK(!sched_deadlocked());
+}
+
+static void a_wakeup_under_way_is_no_deadlock(void) {
+    for (uint32_t procs = 1; procs <= 2; procs++) {
+        begin(procs, POLICY_GO);
+        store_seq(&watching, true);
+        threads(2, watch_deadlock);
+        host_stop();
+    }
+}
+
+int main(void) {
+    RUN(every_fresh_g_runs_once);
+    RUN(overflowing_rings_lose_nothing);
+    RUN(start_and_stop_again_and_again);
+    RUN(yielding_gs_stay_on_their_ms);
+    RUN(bound_gs_dont_starve_fresh_ones);
+    RUN(fresh_gs_dont_starve_bound_ones);
+    RUN(locked_m_doesnt_starve_fresh_gs);
+    RUN(locked_m_serves_tokens);
+    RUN(tokens_share_one_p_among_ms);
+    RUN(p_is_handed_off_while_an_m_blocks_declared);
+    RUN(p_is_handed_off_while_an_m_blocks_undeclared);
+    RUN(declaring_a_call_keeps_in_mind_that_the_p_is_gone);
+    RUN(hogs_are_preempted);
+    RUN(sleeping_gs_wake_on_time);
+    RUN(two_gs_wake_each_other_for_ever);
+    RUN(a_plain_thread_wakes_a_g_for_ever);
+    RUN(a_waker_may_outlive_the_run);
+    RUN(procs_go_up_and_down_under_load);
+    RUN(retired_ps_give_their_gs_away);
+    RUN(a_deadlock_is_told);
+    RUN(a_wakeup_under_way_is_no_deadlock);
+    return 0;
+}
