@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench import cases
 from bench.machine import this_machine
-from bench.model import Results, Verdict, judge
+from bench.model import SUBJECT, Results, Verdict, judge
 from bench.peer import Peer
 from bench.registry import SPECS, Setup, Spec
 from bench.report import Report
@@ -103,5 +103,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         options.json.write_text(json.dumps(report.as_dict(), indent=2) + "\n")
     if interrupted:
         return INTERRUPTED
-    failed = any(verdict.outcome.startswith("FAIL") for verdict in verdicts)
+    failed = SUBJECT in missing or any(v.outcome.startswith("FAIL") for v in verdicts)
     return 1 if options.check and failed else 0

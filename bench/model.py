@@ -135,7 +135,7 @@ class Verdict:
     requirement: Requirement
     value: float | None
     reference: float | None
-    outcome: str  # PASS, FAIL, 'missed (stretch)' or 'not judged: why'
+    outcome: str  # PASS, FAIL (: why), 'missed (stretch)' or 'not judged: why'
 
     @property
     def ratio(self) -> float | None:
@@ -155,7 +155,7 @@ def _judge_one(case: str, r: Requirement, runs: dict[str, dict[str, Cell]]) -> V
         return Verdict(case, r, None, None, "not judged: not run")
     if cell.failures:
         # One crash among good rounds is a failure, not noise to be averaged out.
-        return Verdict(case, r, cell.median(r.metric), None, f"FAIL: {cell.failures[0]}")
+        return Verdict(case, r, cell.median(r.metric), None, "FAIL: crashed or hung")
     value = cell.median(r.metric)
     if value is None:
         return Verdict(case, r, None, None, f"not judged: {cell.skipped or 'no such metric'}")

@@ -126,6 +126,8 @@ def number(value: float | None) -> str:
         return f"{value:,.0f}"
     if size >= 10:
         return f"{value:.1f}"
+    if size < 0.001:
+        return "<0.001"
     return f"{value:.2f}" if size >= 1 else f"{value:.3f}"
 
 
