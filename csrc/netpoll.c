@@ -142,6 +142,9 @@ void netpoll_close(pd *d) {
 }
 
 void netpoll_free(pd *d) {
+    mutex_lock(&d->lock);
+    store_release(&d->gen, load_relaxed(&d->gen) + 1);
+    mutex_unlock(&d->lock);
     mutex_lock(&slab_lock);
     d->next_free = free_list;
     free_list = d;

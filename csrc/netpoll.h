@@ -52,7 +52,8 @@ pd *netpoll_open(int fd);
 /* Wakes every waiter with WAKE_CLOSED; later waits return POLL_CLOSED. The caller closes
  * the fd afterwards. */
 void netpoll_close(pd *d);
-/* Gives the slot back: nobody may use d any more. */
+/* Gives the slot back: nobody may use d any more. If it wasn't closed, its fd has been (the
+ * kernel forgot it then) and may be another file's by now: it isn't touched. */
 void netpoll_free(pd *d);
 
 /* ---- the line */

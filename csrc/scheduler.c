@@ -153,13 +153,14 @@ static void sleep_until_given(m *mp);
 
 static void *m_start(void *arg) {
     m *mp = arg;
-    p *pp = mp->nextp;
     sched_self = mp;
-    if (pp) {
+    if (mp->solo) /* whoever gives it its g sees to the P */
+        sleep_until_given(mp);
+    else {
+        p *pp = mp->nextp;
         mp->nextp = NULL;
         take_p(mp, pp);
-    } else /* a solo M: whoever gives it its g sees to the P */
-        sleep_until_given(mp);
+    }
     S.ops.m_main(mp);
     g_flush_cache();
     return NULL;
@@ -234,6 +235,14 @@ void sched_wakep(void) {
         atomic_fetch_sub(&S.nspinning, 1);
 }
 
+/* Is there anything that any M could run? */
+static bool fresh_anywhere(void) {
+    if (globq_len(&S.globq)) return true;
+    for (uint32_t i = 0; i < S.maxp; i++)
+        if (!runq_empty(&load_relaxed(&S.allp[i])->runq)) return true;
+    return false;
+}
+
 void sched_handoffp(p *pp) {
     if (!load_relaxed(&pp->retire) &&
         (!runq_empty(&pp->runq) || globq_len(&S.globq) || timers_due(&pp->timers, nanotime()))) {
@@ -243,8 +252,10 @@ void sched_handoffp(p *pp) {
     mutex_lock(&S.lock);
     pidle_put(pp);
     mutex_unlock(&S.lock);
-    /* Work that came between the look and the idling found nobody to wake. */
-    if (globq_len(&S.globq) || !runq_empty(&pp->runq)) sched_wakep();
+    /* Work that came before the idling found nobody to wake. Not only since the look, and not
+     * only this P's: its M, which blocks or is locked, hasn't looked round before it stopped. */
+    atomic_thread_fence(memory_order_seq_cst);
+    if (fresh_anywhere()) sched_wakep();
 }
 
 /* ---------------------------------------------------------------- becoming runnable */
@@ -417,12 +428,7 @@ static void check_deadlock(void) {
 
 /* Is there anything that an idle M could run? */
 static bool work_anywhere(m *mp) {
-    if (boundq_len(&mp->bound)) return true;
-    if (mp->no_fresh) return false;
-    if (globq_len(&S.globq)) return true;
-    for (uint32_t i = 0; i < S.maxp; i++)
-        if (!runq_empty(&load_relaxed(&S.allp[i])->runq)) return true;
-    return false;
+    return boundq_len(&mp->bound) || (!mp->no_fresh && fresh_anywhere());
 }
 
 /* Before mp is listed as idle: from then on its flag is whoever's who starts it. The caller
@@ -462,6 +468,10 @@ static void stopm(m *mp) {
         mutex_unlock(&S.lock);
     } else
         check_deadlock();
+    /* sched_end may have looked at `draining` just before it was set, and the host at the
+     * number of g's just before that one was counted out: here, behind the fence, one of the
+     * two is seen. */
+    if (unlikely(load_seq(&S.draining))) check_last();
     S.ops.detach(mp);
     sleep_until_given(mp);
     S.ops.attach(mp);
@@ -502,13 +512,13 @@ static void serve_token(m *mp, m *to) {
 }
 
 bool sched_blocked_long(m *mp) {
-    return load_relaxed(&mp->hold) != HOLD_CORE && mp->nop_undeclared &&
+    return load_acquire(&mp->hold) == HOLD_TAKEN && load_relaxed(&mp->nop_undeclared) &&
            nanotime() - load_relaxed(&mp->nop_since) > SOLO_AFTER;
 }
 
 p *sched_reacquire(m *mp) {
     g *gp = load_relaxed(&mp->cur);
-    if (gp && mp->nop_undeclared && nanotime() - load_relaxed(&mp->nop_since) > SOLO_AFTER) gp->blocked = true;
+    if (gp && load_relaxed(&mp->nop_undeclared) && nanotime() - load_relaxed(&mp->nop_since) > SOLO_AFTER) gp->blocked = true;
     mutex_lock(&S.lock);
     atomic_fetch_sub(&S.nnop, 1);
     mp->state = M_IDLE;
@@ -526,15 +536,18 @@ p *sched_reacquire(m *mp) {
 
 p *sched_retake(m *mp, p *pp, uint32_t from) {
     mutex_lock(&S.lock);
-    if (load_seq(&mp->p) != pp)
-        pp = NULL;
-    else if (atomic_compare_exchange_strong_explicit(&mp->hold, &from, HOLD_TAKEN, memory_order_acq_rel,
+    if (load_seq(&mp->p) != pp) {
+        mutex_unlock(&S.lock);
+        return NULL;
+    }
+    /* Before the exchange: mp may read them as soon as it sees HOLD_TAKEN, and only then. */
+    store_relaxed(&mp->nop_undeclared, from == HOLD_HOST);
+    store_relaxed(&mp->nop_since, nanotime());
+    if (atomic_compare_exchange_strong_explicit(&mp->hold, &from, HOLD_TAKEN, memory_order_acq_rel,
                                                 memory_order_relaxed)) {
         pp = load_seq(&mp->p); /* stands still now: a core that is entered waits for the lock */
         assert(pp && mp->state == M_RUN);
         mp->state = M_NOP;
-        mp->nop_undeclared = from == HOLD_HOST;
-        store_relaxed(&mp->nop_since, nanotime());
         store_seq(&mp->p, NULL);
         atomic_fetch_add(&S.nnop, 1);
     } else

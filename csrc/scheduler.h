@@ -103,7 +103,7 @@ struct m {
     bool token_queued;
     m *next_idle;
     qlink token;
-    bool nop_undeclared; /* its P was taken in a call that it hadn't declared */
+    _Atomic bool nop_undeclared; /* its P was taken in a call that it hadn't declared */
     _Atomic int64_t nop_since;
     note note;
     uint32_t id;

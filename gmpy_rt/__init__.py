@@ -8,7 +8,6 @@ from ._door import (
     DeadlockError,
     G,
     Lock,
-    WaitGroup,
     current,
     go,
     gosched,
@@ -16,29 +15,73 @@ from ._door import (
     sleep,
 )
 from .blocking import blocking
+from .cancel import deadline, shield, timeout
+from .group import Executor, Pool, TaskGroup, gather
+from .group import map as map
+from .group import map_as_completed
+from .local import Local
+from .outside import awaitable, call_from_thread, denotify, notify
 from .runtime import gomaxprocs, lock_os_thread, num_goroutine, run, unlock_os_thread
 from .stats import stats
+from .sync import (
+    Barrier,
+    BoundedSemaphore,
+    BrokenBarrierError,
+    Condition,
+    Event,
+    Once,
+    RLock,
+    RWMutex,
+    Semaphore,
+    WaitGroup,
+)
+from .time import Ticker, Timer, after
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Barrier",
+    "BoundedSemaphore",
+    "BrokenBarrierError",
     "Cancelled",
     "Chan",
     "ChanClosed",
+    "Condition",
     "DeadlockError",
+    "Event",
+    "Executor",
     "G",
+    "Local",
     "Lock",
+    "Once",
+    "Pool",
+    "RLock",
+    "RWMutex",
+    "Semaphore",
+    "TaskGroup",
+    "Ticker",
+    "Timer",
     "WaitGroup",
+    "after",
+    "awaitable",
     "blocking",
+    "call_from_thread",
     "current",
+    "deadline",
+    "denotify",
+    "gather",
     "go",
     "gomaxprocs",
     "gosched",
     "lock_os_thread",
+    "map_as_completed",
+    "notify",
     "num_goroutine",
     "run",
     "select",
+    "shield",
     "sleep",
     "stats",
+    "timeout",
     "unlock_os_thread",
 ]

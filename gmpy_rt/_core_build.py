@@ -13,7 +13,7 @@ from cffi import FFI
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ["g", "runq", "timer", "park", "netpoll", "scheduler", "policy", "sysmon", "chan", "gsync", "api"]
-BRIDGE = ["module", "pym", "pyg", "pyscope", "pychan", "pysync", "pywait", "pypoll", "preempt", "anchor", "arena"]
+BRIDGE = ["module", "pym", "pyg", "pyscope", "pychan", "pysync", "pywait", "pygroup", "pypoll", "preempt", "anchor", "arena"]
 
 debug = os.environ.get("GMPY_DEBUG_BUILD") == "1"
 

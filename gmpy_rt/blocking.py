@@ -61,11 +61,16 @@ def blocking(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         done.send(future)
         _door.external(-1)
 
+    # submit() holds locks of threads; a G that was preempted in there would keep them, and the
+    # next G of its M would block the M on them for ever.
+    _door.no_preempt(1)
     try:
         future = _get_pool().submit(_call, contextvars.copy_context(), fn, args, kwargs)
     except BaseException:
         _door.external(-1)
         raise
+    finally:
+        _door.no_preempt(-1)
     future.add_done_callback(finished)
     return done.recv().result()
 

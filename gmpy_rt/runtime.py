@@ -10,14 +10,16 @@ from __future__ import annotations
 import os
 import select
 import sys
+import sysconfig
 import threading
 import traceback
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
 from . import _load as _load  # before anything that imports _door
 from ._core import ffi, lib
-from ._door import Cancelled, DeadlockError, G
+from ._door import Cancelled, Chan, DeadlockError, G
 from . import _door, procs as _procs
 
 T = TypeVar("T")
@@ -33,6 +35,8 @@ class _Runtime:
         self.cpus = cpus
         self.eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.main: G[Any] | None = None
+        self.thread = threading.current_thread()
+        self.calls: deque[Callable[[], None]] = deque()  # for this thread, see in_main_thread
 
     def wait(self, timeout: float | None = None) -> None:
         """Until the core has something to say, a signal came, or timeout seconds passed."""
@@ -40,6 +44,8 @@ class _Runtime:
         poll.register(self.eventfd, select.POLLIN)
         if poll.poll(None if timeout is None else timeout * 1000):
             os.eventfd_read(self.eventfd)
+        while self.calls:
+            self.calls.popleft()()
 
 
 _active: _Runtime | None = None
@@ -225,6 +231,36 @@ def unlock_os_thread() -> None:
     _door.lock_m(-1)
 
 
+def in_main_thread(fn: Callable[[], T]) -> T:
+    """Call fn() in the main thread, where run() waits; return what it returns.
+
+    Raises what it raises; RuntimeError outside a runtime, or if run() waits in another thread.
+    """
+    if threading.current_thread() is threading.main_thread():
+        return fn()
+    runtime = _active
+    if runtime is None or runtime.thread is not threading.main_thread():
+        raise RuntimeError("this needs the main thread: call run() there")
+    done: Chan[tuple[T | None, BaseException | None]] = Chan(1)
+
+    def call() -> None:
+        try:
+            done.try_send((fn(), None))
+        except BaseException as exc:
+            done.try_send((None, exc))
+
+    runtime.calls.append(call)
+    _door.external(1)  # no deadlock: that thread answers
+    try:
+        os.eventfd_write(runtime.eventfd, 1)
+        result, exc = done.recv()
+    finally:
+        _door.external(-1)
+    if exc is not None:
+        raise exc
+    return result  # type: ignore[return-value]
+
+
 # ---------------------------------------------------------------- exceptions nobody sees
 
 
@@ -247,7 +283,26 @@ def _call_excepthook(g: G[Any]) -> None:
 # ---------------------------------------------------------------- preemption, fork
 
 
+# Code that holds locks of threads while it runs Python: no G is preempted in there.
+_LOCKING = (
+    "threading.py",
+    "queue.py",
+    "logging/__init__.py",
+    "logging/handlers.py",
+    "concurrent/futures/_base.py",
+    "concurrent/futures/thread.py",
+    "concurrent/futures/process.py",
+)
+
+
+def _locking_files() -> set[str]:
+    stdlib = sysconfig.get_path("stdlib")
+    files = {os.path.join(stdlib, name) for name in _LOCKING}
+    return files | {"<frozen importlib._bootstrap>"}
+
+
 def _set_up_preemption() -> None:
+    _door.no_preempt_in(_locking_files())
     mechanism = preemption_mechanism()
     if mechanism != "monitoring":
         _door.preempt_mode(mechanism)

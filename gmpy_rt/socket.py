@@ -293,9 +293,11 @@ class socket(_std.socket):
     def settimeout(self, value: float | None, /) -> None:
         """How long each operation may wait: seconds, None for ever, 0 not at all."""
         if value is not None:
-            value = float(value)
+            if not isinstance(value, (int, float)):
+                raise TypeError(f"timeout={value!r}: give a number of seconds, or None for ever")
             if not value >= 0:
                 raise ValueError(f"timeout={value}: give 0 or more seconds, or None for ever")
+            value = float(value)
         self._timeout = value
 
     def gettimeout(self) -> float | None:
@@ -322,13 +324,6 @@ class socket(_std.socket):
         """Give up the file descriptor without closing it, and return it. Wakes who waits."""
         self._poll.close()
         return super().detach()
-
-    def __del__(self) -> None:
-        # Before the C half closes the file descriptor: its number may be another's at once.
-        poll = getattr(self, "_poll", None)
-        if poll is not None:
-            poll.close()
-        _c.__del__(self)
 
 
 def fromfd(fd: int, family: int, type: int, proto: int = 0) -> socket:

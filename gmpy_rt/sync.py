@@ -138,7 +138,7 @@ class Event:
         self._waiters = Waiters("event")
 
     def __repr__(self) -> str:
-        return f"<Event at {id(self):#x}: {'set' if self._flag else 'unset'}>"
+        return f"<gmpy_rt.Event at {id(self):#x}: {'set' if self._flag else 'unset'}>"
 
     def _at_fork_reinit(self) -> None:
         self._waiters = Waiters("event")
@@ -171,7 +171,7 @@ class Semaphore(_door.Semaphore):
     """threading.Semaphore's interface; first come, first served."""
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} at {id(self):#x}: value={self.value}>"
+        return f"<gmpy_rt.{type(self).__name__} at {id(self):#x}: value={self.value}>"
 
 
 class BoundedSemaphore(Semaphore):
@@ -179,6 +179,10 @@ class BoundedSemaphore(Semaphore):
 
     def __new__(cls, value: int = 1) -> BoundedSemaphore:
         return super().__new__(cls, value, True)
+
+    def __repr__(self) -> str:
+        bound = self._initial_value
+        return f"<gmpy_rt.BoundedSemaphore at {id(self):#x}: value={self.value}/{bound}>"
 
 
 class _Round:
@@ -211,8 +215,8 @@ class Barrier:
 
     def __repr__(self) -> str:
         if self.broken:
-            return f"<Barrier at {id(self):#x}: broken>"
-        return f"<Barrier at {id(self):#x}: waiters={self.n_waiting}/{self._parties}>"
+            return f"<gmpy_rt.Barrier at {id(self):#x}: broken>"
+        return f"<gmpy_rt.Barrier at {id(self):#x}: waiters={self.n_waiting}/{self._parties}>"
 
     def wait(self, timeout: float | None = None) -> int:
         """Wait for the others; return which of them this one is, 0 to parties - 1.
@@ -312,7 +316,7 @@ class RWMutex:
     def __repr__(self) -> str:
         state = "writing" if self._writing else f"{self._readers} reading"
         waiting = f"{len(self._read_queue)}+{len(self._write_queue)} waiting"
-        return f"<RWMutex at {id(self):#x}: {state}, {waiting}>"
+        return f"<gmpy_rt.RWMutex at {id(self):#x}: {state}, {waiting}>"
 
     def rlock(self, timeout: float | None = None) -> bool:
         """Lock for reading; False after timeout seconds. Raises Cancelled."""

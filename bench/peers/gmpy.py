@@ -126,8 +126,8 @@ def _pair_apart(trips: int) -> tuple[float, int]:
             _echo(there, back, trips)
 
     for _ in range(100):
+        before = len(elsewhere)  # first: a thief may run it before go() returns
         other = go(echo)
-        before = len(elsewhere)
         while len(elsewhere) == before:
             # Preempted or not: an idle P steals it, or it runs here, and we try again.
             pass

@@ -39,6 +39,8 @@ typedef struct PyG {
     bool notify; /* tell run() when it has ended: it is main */
     bool seen; /* somebody asked for the result or the exception */
     waitq joiners;
+    struct PyGroup *group; /* the TaskGroup it belongs to, until it has ended */
+    struct PyG *group_next, *group_prev; /* there; under the group's lock */
     PyObject *waits_for; /* a lock or a G; borrowed, while it is parked there. For dumps */
 } PyG;
 
@@ -114,6 +116,11 @@ void pyg_run(m *mp, g *gp);       /* runs a fresh G to its end */
 int pychan_init(PyObject *module);
 int pysync_init(PyObject *module);
 int pywait_init(PyObject *module);
+/* TaskGroup (pygroup.c). */
+int group_enter(struct PyGroup *group, PyG *child); /* -1 with an exception set */
+void group_child_ended(PyG *child);
+PyObject *go_in_group(struct PyGroup *group, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
+int pygroup_init(PyObject *module);
 int pypoll_init(PyObject *module);
 int preempt_init(PyObject *module);
 enum host_state py_thread_state(m *mp);

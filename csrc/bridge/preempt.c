@@ -17,6 +17,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+static PyObject *locking_files; /* frozenset of co_filename's */
+
 enum { MODE_NONE, MODE_REMOTE, MODE_MONITORING };
 static int mode = MODE_NONE;
 static PyObject *monitoring_on; /* Python: switches the events on */
@@ -133,10 +135,31 @@ void async_forget_slow(mhost *h) {
     Py_XDECREF(exc);
 }
 
-/* Asked before no_preempt went up, reached after: once it is down again. */
+/* Is this thread in code of the standard library that holds locks of threads (the import
+ * system, queue, logging, executors)? Preempted there, a G would leave its lock held, and the
+ * next G of this M that wants it would block the M for ever, the holder with it; an RLock
+ * would even let it in. */
+static bool in_locking_code(void) {
+    if (!locking_files) return false;
+    bool found = false;
+    PyFrameObject *f = PyThreadState_GetFrame(PyThreadState_Get());
+    while (f && !found) {
+        PyCodeObject *code = PyFrame_GetCode(f);
+        found = PySet_Contains(locking_files, code->co_filename) == 1;
+        Py_DECREF(code);
+        PyFrameObject *back = PyFrame_GetBack(f);
+        Py_DECREF(f);
+        f = back;
+    }
+    Py_XDECREF(f);
+    return found;
+}
+
+/* Not now: no_preempt went up after it was asked (then once it is down again), or the code
+ * is such that sysmon had better ask again later. */
 static bool put_off(void) {
     mhost *h = load_relaxed(&sched_self->host);
-    if (!load_relaxed(&h->no_preempt)) return false;
+    if (!load_relaxed(&h->no_preempt)) return in_locking_code();
     h->preempt_late = true;
     return true;
 }
@@ -215,10 +238,17 @@ static PyObject *door_no_preempt(PyObject *Py_UNUSED(module), PyObject *arg) {
     Py_RETURN_NONE;
 }
 
+static PyObject *door_no_preempt_in(PyObject *Py_UNUSED(module), PyObject *files) {
+    Py_XSETREF(locking_files, PyFrozenSet_New(files));
+    if (!locking_files) return NULL;
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
     {"monitor_asked", door_monitor_asked, METH_NOARGS, NULL},
     {"monitored", door_monitored, METH_NOARGS, NULL},
     {"preempt_mode", door_preempt_mode, METH_VARARGS, NULL},
+    {"no_preempt_in", door_no_preempt_in, METH_O, NULL},
     {"no_preempt", door_no_preempt, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -63,7 +63,7 @@ fail:
     return NULL;
 }
 
-static PyObject *door_go(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+PyObject *go_in_group(struct PyGroup *group, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
     if (nargs < 1) {
         PyErr_SetString(PyExc_TypeError, "go() needs a function: go(fn, *args, **kwargs)");
         return NULL;
@@ -83,6 +83,10 @@ static PyObject *door_go(PyObject *Py_UNUSED(module), PyObject *const *args, Py_
     }
     PyG *self = new_g(args[0], args + 1, nargs - 1, kwnames);
     if (!self) return NULL;
+    if (group && group_enter(group, self) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
     m *mp = sched_self;
     if (unlikely(load_relaxed(&nblockers))) self->gp->solo = is_blocker(self->fn);
     Py_INCREF(self); /* the runtime's reference, until it has ended */
@@ -90,6 +94,10 @@ static PyObject *door_go(PyObject *Py_UNUSED(module), PyObject *const *args, Py_
     sched_go(self->gp);
     if (mp) sched_leave(mp);
     return (PyObject *)self;
+}
+
+static PyObject *door_go(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    return go_in_group(NULL, args, nargs, kwnames);
 }
 
 /* ---------------------------------------------------------------- running to the end */
@@ -158,6 +166,7 @@ static void finish(PyG *self, PyObject *result) {
         w->next = NULL;
         parker_unpark(w->parker);
     }
+    if (self->group) group_child_ended(self);
     Py_XDECREF(drop);
     Py_CLEAR(self->fn);
     Py_CLEAR(self->args);

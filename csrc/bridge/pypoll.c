@@ -476,10 +476,7 @@ static PyObject *poll_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
 
 static void poll_dealloc(PyPoll *self) {
     PyTypeObject *type = Py_TYPE(self);
-    if (is_watched(self)) {
-        if (!load_relaxed(&self->closed)) netpoll_close(self->d);
-        netpoll_free(self->d);
-    }
+    if (is_watched(self)) netpoll_free(self->d);
     type->tp_free(self);
     Py_DECREF(type);
 }
@@ -511,6 +508,7 @@ static PyType_Slot poll_slots[] = {
     {Py_tp_dealloc, poll_dealloc},
     {Py_tp_methods, poll_methods},
     {Py_tp_doc, "Poll(fd): non-blocking operations on a file descriptor that park the calling G.\n"
+                "Call close() before the descriptor is closed or watched by another Poll.\n"
                 "timeout: seconds, None: for ever, 0: BlockingIOError instead of waiting. Addresses:\n"
                 "IPv4, IPv6 and Unix."},
     {0, NULL},

@@ -76,7 +76,7 @@ static int parse_acquire(PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
                 PyErr_Format(PyExc_ValueError, "timeout=%R: give seconds >= 0, or -1 to wait for ever", timeout);
                 return -1;
             }
-            if (t > 1e9 * 9) {
+            if (t > 9223372036.0) { /* threading.TIMEOUT_MAX */
                 PyErr_Format(PyExc_OverflowError, "timeout=%R is too large; use -1 to wait for ever", timeout);
                 return -1;
             }
@@ -130,15 +130,18 @@ static PyObject *lock_owner(PyLock *self, void *Py_UNUSED(c)) {
 
 static PyObject *lock_nwaiters(PyLock *self, void *Py_UNUSED(c)) { return PyLong_FromUnsignedLong(load_relaxed(&self->l.nwaiters)); }
 
-static PyObject *lock_repr(PyLock *self) {
+static PyObject *repr_with(PyLock *self, const char *more) {
     uint32_t waiters = load_relaxed(&self->l.nwaiters);
     uint64_t id = load_relaxed(&self->owner);
-    if (!load_acquire(&self->l.word)) return PyUnicode_FromFormat("<%s object at %p: free>", Py_TYPE(self)->tp_name, self);
+    const char *type = Py_TYPE(self)->tp_name;
+    if (!load_acquire(&self->l.word)) return PyUnicode_FromFormat("<unlocked %s object%s at %p>", type, more, self);
     if (id)
-        return PyUnicode_FromFormat("<%s object at %p: held by G %llu, %u waiting>", Py_TYPE(self)->tp_name, self,
-                                    (unsigned long long)id, waiters);
-    return PyUnicode_FromFormat("<%s object at %p: held by a thread, %u waiting>", Py_TYPE(self)->tp_name, self, waiters);
+        return PyUnicode_FromFormat("<locked %s object by G %llu%s with %u waiting at %p>", type, (unsigned long long)id,
+                                    more, waiters, self);
+    return PyUnicode_FromFormat("<locked %s object by a thread%s with %u waiting at %p>", type, more, waiters, self);
 }
+
+static PyObject *lock_repr(PyLock *self) { return repr_with(self, ""); }
 
 static void leaf_dealloc(PyLock *self) {
     PyTypeObject *type = Py_TYPE(self);
@@ -148,6 +151,8 @@ static void leaf_dealloc(PyLock *self) {
 }
 
 /* ---------------------------------------------------------------- RLock */
+
+static PyObject *repr_with(PyLock *self, const char *more);
 
 typedef struct {
     PyLock lock; /* first: dumps and repr look at an RLock as at a Lock */
@@ -267,6 +272,12 @@ static PyObject *rlock_at_fork_reinit(PyRLock *self, PyObject *Py_UNUSED(unused)
     return lock_at_fork_reinit(&self->lock, NULL);
 }
 
+static PyObject *rlock_repr(PyRLock *self) {
+    char count[32];
+    snprintf(count, sizeof count, " count=%llu", (unsigned long long)(load_relaxed(&self->key) ? self->count : 0));
+    return repr_with(&self->lock, count);
+}
+
 static PyMethodDef rlock_methods[] = {
     {"acquire", (PyCFunction)(void (*)(void))rlock_acquire, METH_FASTCALL | METH_KEYWORDS,
      "acquire(blocking=True, timeout=-1)\n--\n\nTake the lock, once more if the caller holds it; return whether it was taken.\n\n"
@@ -326,7 +337,7 @@ static PyType_Spec lock_spec = {
 
 static PyType_Slot rlock_slots[] = {
     {Py_tp_new, PyType_GenericNew},  {Py_tp_dealloc, leaf_dealloc}, {Py_tp_methods, rlock_methods},
-    {Py_tp_getset, lock_getset},     {Py_tp_members, lock_members}, {Py_tp_repr, lock_repr},
+    {Py_tp_getset, lock_getset},     {Py_tp_members, lock_members}, {Py_tp_repr, rlock_repr},
     {Py_tp_doc, "RLock()\n--\n\nthreading.RLock's interface; the owner is a G (or a plain thread)."},
     {0, NULL},
 };

@@ -319,6 +319,8 @@ static PyObject *sema_exit(PySema *self, PyObject *const *Py_UNUSED(args), Py_ss
 
 static PyObject *sema_value(PySema *self, void *Py_UNUSED(c)) { return PyLong_FromLongLong(self->value); }
 
+static PyObject *sema_bound(PySema *self, void *Py_UNUSED(c)) { return PyLong_FromLongLong(self->bound); }
+
 /* ---------------------------------------------------------------- module */
 
 static PyMethodDef waiters_methods[] = {
@@ -377,6 +379,7 @@ static PyMethodDef sema_methods[] = {
 static PyGetSetDef sema_getset[] = {
     {"value", (getter)sema_value, NULL, "int: free units.", NULL},
     {"_value", (getter)sema_value, NULL, NULL, NULL},
+    {"_initial_value", (getter)sema_bound, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 static PyMemberDef sema_members[] = {

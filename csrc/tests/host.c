@@ -93,7 +93,7 @@ void host_start(uint32_t procs, uint32_t policy) {
 
 void host_stop(void) {
     store_seq(&S.draining, true);
-    while (sched_live() != 0) note_sleep(&all_ended, nanotime() + SECOND);
+    while (sched_live() != 0) note_sleep(&all_ended, 0);
     sched_stop();
     check_dump = NULL;
     for (task *t = atomic_exchange(&tasks, NULL), *next; t; t = next) {
@@ -103,7 +103,7 @@ void host_stop(void) {
     }
 }
 
-task *host_go(step_fn step, int64_t n, void *arg) {
+static task *start(step_fn step, int64_t n, void *arg, bool solo) {
     static _Atomic uint64_t serial;
     task *t = calloc(1, sizeof *t);
     CHECK(t);
@@ -117,12 +117,16 @@ task *host_go(step_fn step, int64_t n, void *arg) {
     t->gp = g_alloc();
     CHECK(t->gp);
     t->gp->host = t;
+    t->gp->solo = solo;
     m *mp = sched_self;
     if (mp) sched_enter(mp);
     sched_go(t->gp);
     if (mp) sched_leave(mp);
     return t;
 }
+
+task *host_go(step_fn step, int64_t n, void *arg) { return start(step, n, arg, false); }
+task *host_go_solo(step_fn step, int64_t n, void *arg) { return start(step, n, arg, true); }
 
 uint8_t task_wake(task *t) { return t->gp->parker.wake; }
 
@@ -155,7 +159,7 @@ void task_block_undeclared(m *mp, int64_t ns) {
 
 void task_lock_m(m *mp, int by) {
     mp->locks += by;
-    mp->no_fresh = mp->locks > 0;
+    mp->no_fresh = mp->locks > 0 || mp->solo;
     sched_enter(mp);
     sched_wakep();
     sched_leave(mp);

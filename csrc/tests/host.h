@@ -51,6 +51,7 @@ void host_start(uint32_t procs, uint32_t policy);
 void host_stop(void);
 /* Called once host_start has been, by anybody: makes a task run. */
 task *host_go(step_fn step, int64_t n, void *arg);
+task *host_go_solo(step_fn step, int64_t n, void *arg); /* one whose function blocks */
 void host_dump(void);
 
 /* Inside a step. */

@@ -66,21 +66,17 @@ static void push_or_pop(int i) {
     }
     uint32_t next[PUSHERS + 1] = {0}, own = 0;
     while (load_seq(&finished) < PUSHERS || boundq_len(&q)) {
-        if (own < EACH && load_seq(&finished) < PUSHERS) {
-            CHECK(load_relaxed(&at_home[PUSHERS][own]));
+        if (load_relaxed(&at_home[PUSHERS][own]) && load_seq(&finished) < PUSHERS) {
             store_relaxed(&at_home[PUSHERS][own], 0);
-            boundq_push_own(&q, theirs[PUSHERS][own++]);
+            boundq_push_own(&q, theirs[PUSHERS][own]);
+            own = (own + 1) % EACH;
         }
         g *gp = boundq_pop(&q);
         if (!gp) continue;
         popped++;
         uint32_t from = (uint32_t)(gp->id / EACH), at = (uint32_t)(gp->id % EACH);
-        if (from == PUSHERS)
-            own--, at = own, gp = theirs[from][own];
-        else {
-            CHECK_EQ(at, next[from]); /* in each pusher's order */
-            next[from] = (at + 1) % EACH;
-        }
+        CHECK_EQ(at, next[from]); /* in each pusher's order */
+        next[from] = (at + 1) % EACH;
         CHECK(load_relaxed(&at_home[from][at]) == 0);
         store_release(&at_home[from][at], 1);
     }

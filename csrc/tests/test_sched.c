@@ -318,6 +318,79 @@ static void two_gs_wake_each_other_for_ever(void) {
     host_spin = true;
 }
 
+/* The same, but the two start on different M's: the first one's M blocks when the second
+ * starts. With one P they take turns by tokens. */
+static enum step step_ping_far(task *t, m *mp) {
+    if (t->nsteps == 1) task_block_declared(mp, 5 * MILLISECOND);
+    return step_ping(t, mp);
+}
+
+static void two_gs_of_two_ms_wake_each_other_for_ever(void) {
+    int far = 0;
+    for (uint32_t policy = 0; policy < POLICIES; policy++)
+        for (uint32_t procs = 1; procs <= 4; procs *= 2)
+            for (int cap = 0; cap < 2; cap++) {
+                CHECK(chan_init(&ping, (uint32_t)cap) && chan_init(&pong, (uint32_t)cap));
+                host_spin = cap;
+                begin(procs, policy);
+                task *one = host_go(step_ping_far, scaled(1500), &ping);
+                task *two = host_go(step_ping_far, scaled(1500), &pong);
+                while (!load_seq(&one->ended) || !load_seq(&two->ended)) pause_ns(MILLISECOND);
+                far += one->home != two->home;
+                host_stop();
+                chan_free(&ping);
+                chan_free(&pong);
+            }
+    CHECK(far > 0);
+    host_spin = true;
+}
+
+/* Each is the only one: nothing else would wake an M for it. */
+static void a_plain_thread_starts_gs_one_by_one(void) {
+    for (uint32_t procs = 1; procs <= 4; procs *= 2) {
+        begin(procs, POLICY_GO);
+        for (int64_t i = 0; i < scaled(3000); i++) {
+            task *t = host_go(step_count, 0, NULL);
+            while (!load_seq(&t->ended)) cpu_relax();
+            if (i % 4 == 0) pause_ns(30 * MICROSECOND);
+        }
+        host_stop();
+    }
+}
+
+/* A g that makes another and never lets go of its own P: an idle one must take it,
+ * and the spinning of locked M's, which don't, must not keep others asleep. */
+static enum step step_wait_for_child(task *t, m *mp) {
+    if (t->n-- == 0) return STEP_END;
+    (void)mp;
+    uint64_t before = load_seq(&done);
+    host_go(step_count, 0, NULL);
+    while (load_seq(&done) == before) cpu_relax();
+    return STEP_YIELD;
+}
+
+static enum step step_locked_sleeps(task *t, m *mp) {
+    if (t->pc++ == 0) task_lock_m(mp, 1);
+    if (load_seq(&flag)) {
+        task_lock_m(mp, -1);
+        return STEP_END;
+    }
+    task_sleep(t, rand_next(&t->rand) % (50 * MICROSECOND));
+    return STEP_PARK;
+}
+
+static void an_idle_p_takes_what_a_hog_makes(void) {
+    for (uint32_t procs = 2; procs <= 4; procs *= 2)
+        for (uint32_t policy = 0; policy < POLICIES; policy++) {
+            begin(procs, policy);
+            for (uint32_t i = 0; i < procs - 1; i++) host_go(step_locked_sleeps, 0, NULL);
+            task *t = host_go(step_wait_for_child, scaled(500), NULL);
+            while (!load_seq(&t->ended)) pause_ns(MILLISECOND);
+            store_seq(&flag, true);
+            host_stop();
+        }
+}
+
 /* A plain thread at the other end: wake-ups of an M that may be asleep in netpoll. */
 static void thread_pong(int index) {
     static _Thread_local parker k;
@@ -468,6 +541,9 @@ int main(void) {
     RUN(hogs_are_preempted);
     RUN(sleeping_gs_wake_on_time);
     RUN(two_gs_wake_each_other_for_ever);
+    RUN(two_gs_of_two_ms_wake_each_other_for_ever);
+    RUN(a_plain_thread_starts_gs_one_by_one);
+    RUN(an_idle_p_takes_what_a_hog_makes);
     RUN(a_plain_thread_wakes_a_g_for_ever);
     RUN(a_waker_may_outlive_the_run);
     RUN(procs_go_up_and_down_under_load);

@@ -6,12 +6,13 @@
 #include <fcntl.h>
 #include <sys/socket.h>
 
+#include "../api.h"
 #include "host.h"
 
 enum { TASKS = 60, CHANS = 4, PAIRS = 4, LOCKS = 2 };
 
 static _Atomic bool stop;
-static _Atomic uint64_t spawned, ran, sent, got, cancels, lock_rounds, io_rounds;
+static _Atomic uint64_t spawned, ran, sent, got, cancels, lock_rounds, io_rounds, solos;
 static chan chans[CHANS];
 static glock locks[LOCKS];
 static uint64_t guarded[LOCKS]; /* by the lock, plainly: a sanitizer sees two owners */
@@ -26,7 +27,17 @@ static enum step step_child(task *t, m *mp) {
 
 enum { NEXT = 0, SENT, RECEIVED, SELECTED, LOCKING, LOCKED, SLEPT, RELEASE_M };
 
-/* What came of a wait on chans: counted, so that at the end sent == got. */
+/* Its function is known to block: it starts on an M of its own. */
+static enum step step_solo(task *t, m *mp) {
+    atomic_fetch_add(&ran, 1);
+    if (t->pc++ == 0 && mp->solo) atomic_fetch_add(&solos, 1);
+    if (t->pc > 3) return STEP_END;
+    atomic_fetch_sub(&ran, 1);
+    if (rand_next(&t->rand) & 1) task_block_undeclared(mp, rand_next(&t->rand) % MILLISECOND);
+    return STEP_YIELD;
+}
+
+/* What came of a wait on a channel is counted, so that at the end sent == got. */
 static enum step step_mixed(task *t, m *mp) {
     parker *k = &t->gp->parker;
     waiter *w = &t->seats[0];
@@ -133,6 +144,10 @@ static enum step step_mixed(task *t, m *mp) {
         return STEP_YIELD;
     case 12:
         if (with_blocking && (r & 0x700) == 0) task_block_undeclared(mp, (int64_t)(r >> 12) % (2 * MILLISECOND));
+        if (with_blocking && (r & 0x700) == 0x100) {
+            atomic_fetch_add(&spawned, 1);
+            host_go_solo(step_solo, 0, NULL);
+        }
         return STEP_YIELD;
     case 13: /* a hog, now and then */
         if ((r & 0xff00) == 0)
@@ -171,8 +186,8 @@ typedef struct conn {
 static enum step step_io(task *t, m *mp) {
     (void)mp;
     conn *c = t->arg;
-    bool echo = t->n, baton = t->pc == 1;
-    if (baton) CHECK(task_wake(t) == WAKE_OK || task_wake(t) == WAKE_CLOSED);
+    bool echo = t->n;
+    if (t->pc == 1) CHECK_EQ(task_wake(t), WAKE_OK);
     t->pc = 0;
     for (;;) {
         char byte;
@@ -227,6 +242,15 @@ static void outside(int index) {
             pause_ns(r % (3 * MILLISECOND));
             if (r & 0x100000) sched_set_procs(1 + r % (procs_now * 2));
             break;
+        case 3: {
+            gmpy_stat stat;
+            gmpy_pstat pstat;
+            pause_ns(r % MILLISECOND);
+            gmpy_stat_read(&stat, r & 0x100000);
+            gmpy_p_stat(r % 4, &pstat);
+            sched_deadlocked();
+            break;
+        }
         case 1:
             pause_ns(r % (200 * MICROSECOND));
             if (task_cancel(mixed[r % TASKS])) atomic_fetch_add(&cancels, 1);
@@ -271,7 +295,7 @@ static void mix(uint32_t procs, uint32_t policy, int64_t ns) {
         }
     }
     for (int i = 0; i < TASKS; i++) mixed[i] = host_go(step_mixed, 0, NULL);
-    threads(3, outside);
+    threads(4, outside);
     store_seq(&stop, true);
     /* A channel that is closed lets everybody go. */
     for (int i = 0; i < CHANS; i++) chan_close(&chans[i]);
@@ -295,10 +319,10 @@ static void mix(uint32_t procs, uint32_t policy, int64_t ns) {
 
 static void all_policies(uint32_t procs) {
     for (uint32_t policy = 0; policy < POLICIES; policy++) mix(procs, policy, 400 * MILLISECOND);
-    fprintf(stderr, "  %u P's: steps=%llu sent=%llu locks=%llu io=%llu cancels=%llu preempts=%llu idles=%llu\n", procs,
+    fprintf(stderr, "  %u P's: steps=%llu sent=%llu locks=%llu io=%llu cancels=%llu preempts=%llu idles=%llu solos=%llu\n", procs,
             (unsigned long long)host_steps, (unsigned long long)sent, (unsigned long long)lock_rounds,
             (unsigned long long)io_rounds, (unsigned long long)cancels, (unsigned long long)host_preempts,
-            (unsigned long long)host_idles);
+            (unsigned long long)host_idles, (unsigned long long)solos);
 }
 
 static void mixed_on_one_p(void) { all_policies(1); }
