@@ -1,0 +1,113 @@
+"""Between the runtime and what lives outside it: plain threads, asyncio, signals.
+
+Channels, locks, queues and G.result() work from plain threads as they are; here is the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from . import _load as _load
+from . import runtime
+from ._door import Cancelled, Chan, G, go
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def call_from_thread(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run fn(*args, **kwargs) as a G and wait for it in this plain thread.
+
+    Returns what fn returns, raises what it raises. Raises RuntimeError outside a runtime.
+    """
+    return go(fn, *args, **kwargs).result()
+
+
+def awaitable(g: G[T]) -> asyncio.Future[T]:
+    """A view of g for asyncio code in another thread: `await awaitable(g)`.
+
+    Call it in that thread, inside its running loop. Awaiting gives g's result or raises its
+    exception; asyncio.CancelledError if g was cancelled. Cancelling the future cancels g.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle() -> None:
+        if future.done():
+            return
+        exc = g.exception(0)
+        if exc is None:
+            future.set_result(g.result(0))
+        elif isinstance(exc, Cancelled):
+            future.cancel()
+        else:
+            future.set_exception(exc)
+
+    def watch() -> None:
+        g.join()
+        try:
+            loop.call_soon_threadsafe(settle)
+        except RuntimeError:
+            return  # the loop was closed: nobody waits
+
+    def cancelled(f: asyncio.Future[T]) -> None:
+        if f.cancelled():
+            g.cancel()
+
+    go(watch).name = f"watch {g.id}"
+    future.add_done_callback(cancelled)
+    return future
+
+
+_signals: dict[int, list[Chan[int]]] = {}
+_previous: dict[int, Any] = {}
+_lock = threading.Lock()
+
+
+def notify(*signums: int, chan: Chan[int] | None = None) -> Chan[int]:
+    """A channel that gets the number of each of these signals that comes.
+
+    chan: one to use; its capacity says how many may wait (1 unless given); what finds it full
+    is dropped. From then on the signal does nothing else, until denotify(). Raises ValueError
+    for a number that isn't a signal's or without any, RuntimeError outside a runtime or when
+    run() wasn't called in the main thread.
+    """
+    if not signums:
+        raise ValueError("notify(): name the signals, such as signal.SIGTERM")
+    numbers = [int(signal.Signals(n)) for n in signums]
+    target: Chan[int] = Chan(1) if chan is None else chan
+
+    def install() -> None:
+        for n in numbers:
+            if n not in _signals:
+                _previous[n] = signal.signal(n, _deliver)
+            _signals.setdefault(n, []).append(target)
+
+    runtime.in_main_thread(install)
+    return target
+
+
+def denotify(chan: Chan[int]) -> None:
+    """No more signals to chan; those that nobody else wants do again what they did before."""
+
+    def remove() -> None:
+        for n, chans in list(_signals.items()):
+            chans[:] = [c for c in chans if c is not chan]
+            if not chans:
+                del _signals[n]
+                signal.signal(n, _previous.pop(n))
+
+    runtime.in_main_thread(remove)
+
+
+def _deliver(signum: int, frame: object) -> None:
+    for chan in list(_signals.get(signum, ())):
+        if not chan.closed:
+            chan.try_send(signum)
+
+
+__all__ = ["awaitable", "call_from_thread", "denotify", "notify"]

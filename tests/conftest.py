@@ -1,0 +1,81 @@
+"""A deadline for every test: a hang shows the stacks of all G's and threads, and ends the run."""
+
+from __future__ import annotations
+
+import _thread
+import faulthandler
+import gc
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+DEADLINE = float(os.environ.get("GMPY_TEST_DEADLINE", "60"))
+
+_until: float | None = None
+_test = ""
+_changed = threading.Event()
+
+
+def _watch() -> None:
+    """Started with _thread: in threading.enumerate() it would look like a thread of the user's,
+    which may wake a G, and so hide deadlocks."""
+    while True:
+        until = _until
+        left = None if until is None else until - time.monotonic()
+        if left is not None and left <= 0:
+            break
+        _changed.wait(left)
+        _changed.clear()
+    from gmpy_rt import dump, stats
+
+    out = sys.__stderr__
+    print(f"\n\n{_test}: not over after {DEADLINE} s; its G's:\n{dump.stacks()}", file=out)
+    print(stats(), file=out, flush=True)
+    faulthandler.dump_traceback(file=out, all_threads=True)
+    os._exit(70)
+
+
+_thread.start_new_thread(_watch, ())
+
+
+def _set_deadline(test: str, seconds: float | None) -> None:
+    global _until, _test
+    _test = test
+    _until = None if seconds is None else time.monotonic() + seconds
+    _changed.set()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    marker = item.get_closest_marker("deadline")
+    seconds = float(marker.args[0]) if marker else DEADLINE
+    _set_deadline(item.nodeid, seconds)
+    try:
+        yield
+    finally:
+        _set_deadline("", None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "deadline(seconds): how long this test may take")
+
+
+@pytest.fixture(autouse=True)
+def collector_stays_on() -> Iterator[None]:
+    """Nothing that the runtime does may switch the garbage collector off."""
+    assert gc.isenabled()
+    yield
+    assert gc.isenabled(), "the garbage collector was left switched off"
+
+
+@pytest.fixture(autouse=True)
+def no_runtime_left() -> Iterator[None]:
+    """A test that leaves its runtime running spoils all that follow."""
+    yield
+    from gmpy_rt import runtime
+
+    assert runtime._active is None, "run() is still under way"

@@ -1,0 +1,480 @@
+"""G: go, join, result, exception, cancel, names; contextvars; what a dead G leaves behind."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import gc
+import threading
+import weakref
+
+import pytest
+from support import PATIENCE, excepthook_calls, is_parked, poll_until, preempts, spin_until
+
+import gmpy_rt as rt
+
+
+def in_runtime(test):
+    """Runs the test's body as the main G."""
+    return _in_runtime(test, None)
+
+
+def on_one_p(test):
+    """The same, with one P."""
+    return _in_runtime(test, 1)
+
+
+def _in_runtime(test, procs):
+    @functools.wraps(test)
+    def wrapper(*args, **kwargs):
+        return rt.run(lambda: test(*args, **kwargs), procs=procs)
+
+    return wrapper
+
+
+@in_runtime
+def test_go_passes_positional_and_keyword_arguments():
+    assert rt.go(lambda *a, **k: (a, k), 1, 2, x=3).result(PATIENCE) == ((1, 2), {"x": 3})
+    assert rt.go(lambda *, only: only, only=4).result(PATIENCE) == 4
+    assert rt.go(dict, a=1).result(PATIENCE) == {"a": 1}
+    assert rt.go(lambda: "nothing").result(PATIENCE) == "nothing"
+
+
+@in_runtime
+def test_join_says_whether_it_has_ended():
+    ch = rt.Chan()
+    g = rt.go(ch.recv)
+    assert g.join(0) is False
+    assert g.join(timeout=0.01) is False
+    assert not g.done()
+    ch.send(None)
+    assert g.join() is True
+    assert g.join(0) is True
+    assert g.done()
+
+
+@in_runtime
+def test_result_times_out_with_an_error_that_names_the_time():
+    ch = rt.Chan()
+    g = rt.go(ch.recv)
+    with pytest.raises(TimeoutError, match=r"0\.01"):
+        g.result(0.01)
+    with pytest.raises(TimeoutError):
+        g.exception(timeout=0.01)
+    ch.send("late")
+    assert g.result(PATIENCE) == "late"
+    assert g.exception() is None
+
+
+@in_runtime
+def test_result_raises_what_was_raised_each_time():
+    def fail():
+        raise LookupError("gone")
+
+    g = rt.go(fail)
+    for _ in range(2):
+        with pytest.raises(LookupError, match="gone"):
+            g.result(PATIENCE)
+    assert isinstance(g.exception(), LookupError)
+    assert g.state == "failed"
+
+
+@in_runtime
+def test_an_exceptions_traceback_leads_into_the_g():
+    def fail():
+        raise LookupError("gone")
+
+    exc = rt.go(fail).exception(PATIENCE)
+    assert exc.__traceback__.tb_frame.f_code.co_name == "fail"
+
+
+@in_runtime
+def test_base_exceptions_end_only_their_g():
+    for kind in (SystemExit, KeyboardInterrupt, GeneratorExit):
+
+        def fail(kind=kind):
+            raise kind("mine")
+
+        assert isinstance(rt.go(fail).exception(PATIENCE), kind)
+    assert rt.go(int).result(PATIENCE) == 0
+
+
+@in_runtime
+def test_joining_oneself_is_refused():
+    for wait in ("join", "result", "exception"):
+        with pytest.raises(RuntimeError, match="itself would wait for ever"):
+            getattr(rt.current(), wait)()
+
+
+@in_runtime
+def test_many_may_join_one():
+    ch = rt.Chan()
+    g = rt.go(ch.recv)
+    joiners = [rt.go(g.result) for _ in range(50)]
+    poll_until(lambda: all(map(is_parked, joiners)))
+    ch.send("all")
+    assert [j.result(PATIENCE) for j in joiners] == ["all"] * 50
+
+
+def test_a_plain_thread_may_join_and_start_gs():
+    def main():
+        got = []
+
+        def outside():
+            g = rt.go(lambda: "inside")
+            got.append(g.result(PATIENCE))
+
+        thread = threading.Thread(target=outside)
+        thread.start()
+        rt.blocking(thread.join, PATIENCE)
+        return got
+
+    assert rt.run(main) == ["inside"]
+
+
+@in_runtime
+def test_name_id_state_and_repr():
+    ch = rt.Chan()
+    g = rt.go(ch.recv)
+    h = rt.go(ch.recv)
+    assert g.id != h.id
+    assert g.name == f"G-{g.id}"
+    g.name = "reader"
+    assert g.name == "reader"
+    poll_until(lambda: is_parked(g) and is_parked(h))
+    assert g.state == "chan receive"
+    for part in (str(g.id), "recv", "reader", "chan receive"):
+        assert part in repr(g)
+    with pytest.raises(TypeError, match="name=3"):
+        g.name = 3
+    ch.send(1)
+    ch.send(2)
+    g.join()
+    h.join()
+    assert g.state == "done" and "done" in repr(g)
+    assert rt.current().state == "running"
+
+
+@in_runtime
+def test_ids_are_unique_and_rise():
+    ids = [rt.go(int).id for _ in range(500)]
+    assert len(set(ids)) == 500
+
+
+@in_runtime
+def test_current_is_the_g_itself():
+    g = rt.go(rt.current)
+    assert g.result(PATIENCE) is g
+    assert rt.current().name == "main"
+
+
+@in_runtime
+def test_num_goroutine_counts_the_living():
+    ch = rt.Chan()
+    gs = [rt.go(ch.recv) for _ in range(10)]
+    assert rt.num_goroutine() == 11
+    for _ in gs:
+        ch.send(None)
+    for g in gs:
+        g.join()
+    poll_until(lambda: rt.num_goroutine() == 1)
+
+
+@in_runtime
+def test_a_thousand_gs_in_a_chain():
+    first = rt.Chan()
+    left = first
+    for _ in range(1000):
+        right = rt.Chan()
+        rt.go(lambda a, b: b.send(a.recv() + 1), left, right)
+        left = right
+    first.send(0)
+    assert left.recv(PATIENCE) == 1000
+
+
+@in_runtime
+def test_gs_may_start_gs_in_depth():
+    def nest(n):
+        return 0 if n == 0 else rt.go(nest, n - 1).result(PATIENCE) + 1
+
+    assert nest(200) == 200
+
+
+# ---------------------------------------------------------------- cancel
+
+
+@on_one_p
+def test_cancel_of_a_fresh_g_means_that_it_never_runs():
+    ran = []
+    g = rt.go(ran.append, 1)
+    assert g.state == "new"
+    assert g.cancel() is True
+    assert isinstance(g.exception(PATIENCE), rt.Cancelled)
+    assert ran == []
+
+
+@in_runtime
+def test_cancel_of_a_parked_g_raises_where_it_waits():
+    ch, lock, wg, other = rt.Chan(), rt.Lock(), rt.WaitGroup(), rt.Chan()
+    lock.acquire()
+    wg.add(1)
+    forever = rt.go(other.recv)
+    waits = {
+        "chan receive": ch.recv,
+        "sleep": lambda: rt.sleep(PATIENCE),
+        "lock": lock.acquire,
+        "wait group": wg.wait,
+        "join": forever.join,
+        "select": lambda: rt.select(ch, other),
+    }
+    for reason, wait in waits.items():
+        undone = []
+
+        def body(wait=wait, undone=undone):
+            try:
+                wait()
+            finally:
+                undone.append(True)
+
+        g = rt.go(body)
+        poll_until(lambda g=g, reason=reason: g.state == reason)
+        assert g.cancel() is True
+        assert isinstance(g.exception(PATIENCE), rt.Cancelled), reason
+        assert undone == [True]
+        assert g.cancel() is False
+    # Whoever was cancelled is no longer in any queue.
+    assert ch.try_send(1) is False
+    lock.release()
+    assert lock.acquire(timeout=PATIENCE)
+    forever.cancel()
+
+
+@in_runtime
+def test_cancel_of_a_parked_sender_takes_its_value_back():
+    ch = rt.Chan()
+    g = rt.go(ch.send, "never")
+    poll_until(lambda: is_parked(g))
+    g.cancel()
+    assert isinstance(g.exception(PATIENCE), rt.Cancelled)
+    assert ch.try_recv() == (False, None)
+
+
+@preempts
+@in_runtime
+def test_cancel_of_a_hog_raises_inside_its_loop():
+    started, undone = [], []
+
+    def hog():
+        started.append(True)
+        try:
+            spin_until(lambda: False)
+        finally:
+            undone.append(True)
+
+    rt.gomaxprocs(2)
+    g = rt.go(hog)
+    poll_until(lambda: started)
+    g.cancel()
+    assert isinstance(g.exception(PATIENCE / 2), rt.Cancelled)
+    assert undone == [True]
+
+
+@preempts
+@on_one_p
+def test_a_hogs_cancellation_never_hits_its_neighbour():
+    # The exception is left in the thread for the next safe point; between the request and
+    # that point the hog may park, and then another G of its M would get the exception.
+    for _ in range(60):
+        flag, ch, log = [], rt.Chan(), []
+
+        def victim(log=log, ch=ch):
+            try:
+                for _ in range(200):
+                    rt.gosched()
+                    for _ in range(50):
+                        pass
+                log.append("victim fine")
+            except BaseException as exc:
+                log.append(f"victim got {exc!r}")
+                raise
+
+        def hog(flag=flag, ch=ch):
+            while not flag:
+                pass
+            ch.recv()
+
+        v, h = rt.go(victim), rt.go(hog)
+        rt.gosched()
+        rt.gosched()
+        h.cancel()
+        flag.append(True)
+        assert isinstance(h.exception(PATIENCE), rt.Cancelled)
+        v.join(PATIENCE)
+        assert log == ["victim fine"]
+
+
+@in_runtime
+def test_cancelled_is_no_ordinary_exception():
+    assert not issubclass(rt.Cancelled, Exception)
+    kept = []
+
+    def careless():
+        try:
+            rt.sleep(PATIENCE)
+        except Exception:
+            kept.append("swallowed")
+
+    g = rt.go(careless)
+    poll_until(lambda: is_parked(g))
+    g.cancel()
+    assert isinstance(g.exception(PATIENCE), rt.Cancelled)
+    assert kept == []
+
+
+@in_runtime
+def test_a_g_may_cancel_itself():
+    def body():
+        rt.current().cancel()
+        rt.sleep(PATIENCE)
+
+    assert isinstance(rt.go(body).exception(PATIENCE), rt.Cancelled)
+
+
+@in_runtime
+def test_a_cancelled_g_can_go_on():
+    def body():
+        try:
+            rt.sleep(PATIENCE)
+        except rt.Cancelled:
+            rt.sleep(0)
+            rt.go(int).join()
+            return "recovered"
+
+    g = rt.go(body)
+    poll_until(lambda: is_parked(g))
+    g.cancel()
+    assert g.result(PATIENCE) == "recovered"
+
+
+# ---------------------------------------------------------------- contextvars
+
+VAR: contextvars.ContextVar[str] = contextvars.ContextVar("VAR", default="default")
+
+
+@in_runtime
+def test_a_g_starts_with_a_copy_of_its_creators_context():
+    VAR.set("creator")
+
+    def child():
+        seen = VAR.get()
+        VAR.set("child")
+        rt.gosched()
+        return seen, VAR.get()
+
+    g = rt.go(child)
+    VAR.set("changed later")
+    assert g.result(PATIENCE) == ("creator", "child")
+    assert VAR.get() == "changed later"
+
+
+@on_one_p
+def test_context_is_kept_across_parks_on_one_m():
+
+    def body(i):
+        VAR.set(str(i))
+        seen = set()
+        for _ in range(20):
+            rt.gosched()
+            seen.add(VAR.get())
+        rt.sleep(0.001)
+        seen.add(VAR.get())
+        return seen
+
+    gs = [rt.go(body, i) for i in range(20)]
+    assert [g.result(PATIENCE) for g in gs] == [{str(i)} for i in range(20)]
+
+
+def test_main_starts_with_the_callers_context():
+    token = VAR.set("caller")
+    try:
+        assert rt.run(VAR.get) == "caller"
+        assert rt.run(lambda: VAR.set("inside") and VAR.get()) == "inside"
+        assert VAR.get() == "caller"
+    finally:
+        VAR.reset(token)
+
+
+@in_runtime
+def test_blocking_sees_the_gs_context():
+    VAR.set("mine")
+    assert rt.blocking(VAR.get) == "mine"
+
+
+# ---------------------------------------------------------------- what a dead G leaves behind
+
+
+@in_runtime
+def test_a_dead_gs_exception_does_not_keep_the_g_alive():
+    def fail():
+        raise ValueError("tell-tale")
+
+    g = rt.go(fail)
+    exc = g.exception(PATIENCE)
+    seen = weakref.ref(g)
+    del g
+    poll_until(lambda: seen() is None)  # by reference counts, without the collector
+    assert str(exc) == "tell-tale"
+
+
+@in_runtime
+def test_a_dead_g_frees_its_function_arguments_and_frames():
+    class Thing:
+        pass
+
+    def body(thing):
+        mine = Thing()
+        seen.append(weakref.ref(mine))
+        rt.gosched()
+
+    seen = []
+    thing = Thing()
+    seen.append(weakref.ref(thing))
+    g = rt.go(body, thing)
+    del thing
+    g.join()
+    poll_until(lambda: [ref() for ref in seen] == [None, None])
+
+
+@in_runtime
+def test_a_g_nobody_holds_runs_to_its_end():
+    ch = rt.Chan()
+
+    def body():
+        rt.sleep(0.01)
+        gc.collect()
+        ch.send("still here")
+
+    rt.go(body)
+    gc.collect()
+    assert ch.recv(PATIENCE) == "still here"
+
+
+@in_runtime
+def test_gs_are_freed_in_great_numbers():
+    refs = []
+    for _ in range(5000):
+        g = rt.go(int)
+        refs.append(weakref.ref(g))
+        g.join()
+    del g
+    poll_until(lambda: not any(ref() for ref in refs))
+
+
+@in_runtime
+def test_the_hook_gets_a_g_that_was_only_joined():
+    with excepthook_calls() as calls:
+        g = rt.go(int, "x")
+        assert g.join(PATIENCE)
+        del g
+        gc.collect()
+        poll_until(lambda: len(calls) == 1)

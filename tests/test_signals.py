@@ -1,0 +1,274 @@
+"""Ctrl-C and other signals while the runtime runs. Each in an interpreter of its own."""
+
+from __future__ import annotations
+
+import pytest
+from support import PREEMPTION, preempts, run_script
+
+# Sends SIGINT to itself from a plain thread, and tells when.
+KILLER = """
+import os, signal, threading, time
+sent = []
+def killer(after):
+    time.sleep(after)
+    sent.append(time.monotonic())
+    os.kill(os.getpid(), signal.SIGINT)
+def shoot(after=0.2):
+    threading.Thread(target=killer, args=(after,), daemon=True).start()
+"""
+
+
+def test_ctrl_c_reaches_a_parked_main_within_100_ms():
+    done = run_script(
+        KILLER
+        + """
+def main():
+    shoot()
+    try:
+        rt.sleep(20)
+    except KeyboardInterrupt:
+        print(time.monotonic() - sent[0])
+        return
+    print("nothing came")
+run(main)
+"""
+    )
+    assert float(done.stdout) < 0.1
+
+
+@preempts
+@pytest.mark.parametrize("procs", [1, 2])
+def test_ctrl_c_reaches_a_parked_main_although_every_m_is_busy_with_hogs(procs):
+    done = run_script(
+        KILLER
+        + f"""
+def hog():
+    while True:
+        pass
+def main():
+    for _ in range({2 * procs}):
+        go(hog)
+    shoot()
+    try:
+        rt.sleep(20)
+    except KeyboardInterrupt:
+        print(time.monotonic() - sent[0])
+        return
+    print("nothing came")
+run(main, procs={procs})
+"""
+    )
+    assert float(done.stdout) < 0.1
+
+
+@preempts
+@pytest.mark.parametrize("hogs", [0, 1, 3])
+def test_ctrl_c_reaches_a_main_that_is_a_hog_itself(hogs):
+    done = run_script(
+        KILLER
+        + f"""
+def hog():
+    while True:
+        pass
+def main():
+    for _ in range({hogs}):
+        go(hog)
+    shoot()
+    end = time.monotonic() + 10
+    try:
+        while time.monotonic() < end:
+            pass
+    except KeyboardInterrupt:
+        print(time.monotonic() - sent[0])
+        return
+    print("nothing came")
+run(main, procs=2)
+"""
+    )
+    assert float(done.stdout) < 0.1
+
+
+def test_ctrl_c_that_main_does_not_catch_ends_run():
+    done = run_script(
+        KILLER
+        + """
+ended = []
+def other():
+    try:
+        rt.sleep(20)
+    finally:
+        ended.append(True)
+def main():
+    go(other)
+    rt.sleep(0)
+    shoot()
+    rt.sleep(20)
+try:
+    run(main)
+except KeyboardInterrupt:
+    print("KeyboardInterrupt", ended)
+"""
+    )
+    assert done.stdout.strip() == "KeyboardInterrupt [True]"
+
+
+def test_an_uncaught_ctrl_c_ends_the_program_as_python_does():
+    done = run_script(KILLER + "shoot()\nrun(rt.sleep, 20)\n", code=-2)
+    assert "KeyboardInterrupt" in done.stderr
+
+
+def test_the_runtime_starts_again_after_ctrl_c():
+    done = run_script(
+        KILLER
+        + """
+for i in range(3):
+    def main():
+        shoot(0.05)
+        rt.sleep(20)
+    try:
+        run(main)
+    except KeyboardInterrupt:
+        print("interrupted")
+print(run(lambda: go(int).result()))
+"""
+    )
+    assert done.words == ["interrupted"] * 3 + ["0"]
+
+
+def test_a_second_ctrl_c_while_run_waits_says_for_whom():
+    done = run_script(
+        KILLER
+        + """
+def main():
+    def stubborn():
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            try:
+                rt.sleep(1)
+            except rt.Cancelled:
+                pass
+    go(stubborn).name = "stubborn"
+    rt.sleep(0.01)
+    shoot(0.2)
+run(main)
+print("ended")
+"""
+    )
+    assert done.words == ["ended"]
+    assert "stubborn" in done.stderr
+
+
+def test_other_signal_handlers_run_in_the_main_thread():
+    done = run_script(
+        """
+        import os, signal, threading
+        got = []
+        def handler(number, frame):
+            got.append(threading.current_thread() is threading.main_thread())
+        signal.signal(signal.SIGUSR1, handler)
+        def main():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            for _ in range(200):
+                if got:
+                    break
+                rt.sleep(0.01)
+            print(got)
+        run(main)
+        """
+    )
+    assert done.stdout.strip() == "[True]"
+
+
+def test_a_handler_that_raises_interrupts_main():
+    # What a handler raises comes out of run(), after the G's have ended.
+    done = run_script(
+        """
+        import os, signal
+        def handler(number, frame):
+            raise ZeroDivisionError("from the handler")
+        signal.signal(signal.SIGUSR1, handler)
+        def main():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            try:
+                rt.sleep(20)
+            finally:
+                print("finally")
+        try:
+            run(main)
+        except ZeroDivisionError as exc:
+            print(exc)
+        """
+    )
+    assert done.stdout.split("\n")[:2] == ["finally", "from the handler"]
+
+
+def test_run_in_a_plain_thread_leaves_ctrl_c_to_the_main_thread():
+    done = run_script(
+        KILLER
+        + """
+ch = rt.Chan()
+t = threading.Thread(target=run, args=(ch.recv,))
+t.start()
+shoot()
+try:
+    time.sleep(20)
+except KeyboardInterrupt:
+    print("main thread")
+ch.send(None)
+t.join()
+"""
+    )
+    assert done.stdout.strip() == "main thread"
+
+
+def test_ctrl_c_interrupts_a_plain_main_thread_in_a_channel():
+    done = run_script(
+        KILLER
+        + """
+shoot()
+try:
+    rt.Chan().recv()
+except KeyboardInterrupt:
+    print("interrupted")
+ch = rt.Chan(1)
+ch.send(1)
+print(ch.recv())
+"""
+    )
+    assert done.words == ["interrupted", "1"]
+
+
+@pytest.mark.skipif(PREEMPTION != "remote-debug", reason="there is nothing to switch off")
+def test_without_remote_debugging_hogs_are_preempted_by_monitoring():
+    done = run_script(
+        """
+        from gmpy_rt import runtime
+        print(runtime.preemption_mechanism())
+        def main():
+            stop = []
+            def hog():
+                while not stop:
+                    pass
+            gs = [go(hog) for _ in range(3)]
+            for _ in range(5):
+                rt.sleep(0.001)
+            stop.append(1)
+            for g in gs:
+                g.join()
+        run(main, procs=1)
+        h = []
+        def victim():
+            h.append(1)
+            while True:
+                pass
+        def main2():
+            g = go(victim)
+            while not h:
+                rt.sleep(0.001)
+            g.cancel()
+            print(type(g.exception(10)).__name__)
+        run(main2, procs=2)
+        """,
+        PYTHON_DISABLE_REMOTE_DEBUG="1",
+    )
+    assert done.words == ["monitoring", "Cancelled"]
