@@ -62,7 +62,7 @@ void gmpy_stat_read(gmpy_stat *out, int walk) {
     for (uint32_t i = 0; i < S.maxp; i++) out->created += load_relaxed(&load_relaxed(&S.allp[i])->stat.created);
     for (uint32_t i = 0; walk && i < g_slots(); i++) {
         g *gp = g_at(i);
-        m *mp = load_relaxed(&gp->m);
+        m *mp = load_acquire(&gp->m);
         switch (g_status(gp)) {
         case G_RUNNABLE:
             out->runnable++;

@@ -4,7 +4,8 @@
  * thread, p the right to run host code. "Host" is whoever runs the g's: the bridge
  * to Python, or a test program.
  *
- * Times are nanoseconds of CLOCK_MONOTONIC in int64_t; a deadline of 0 means none.
+ * Times are nanoseconds of CLOCK_MONOTONIC in int64_t (nanotime, clock.h); a deadline of 0
+ * means none.
  */
 #ifndef GMPY_CORE_H
 #define GMPY_CORE_H
@@ -49,12 +50,6 @@ typedef struct qlink {
     bool is_token;
 } qlink;
 
-static inline int64_t nanotime(void) {
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (int64_t)ts.tv_sec * SECOND + ts.tv_nsec;
-}
-
 static inline void cpu_relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
     __builtin_ia32_pause();
@@ -72,5 +67,7 @@ static inline uint32_t rand_next(uint64_t *state) {
     *state = x;
     return (uint32_t)((x * 0x2545F4914F6CDD1DULL) >> 32);
 }
+
+#include "clock.h"
 
 #endif

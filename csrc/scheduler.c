@@ -566,7 +566,7 @@ static bool spread(m *mp, g *gp, int64_t now) {
     if (mine < SPREAD_LEAD) return false;
     uint32_t others = 0, nm = load_relaxed(&S.nm);
     for (uint32_t i = 0; i < nm && i < MAX_M; i++) {
-        m *other = load_relaxed(&S.allm[i]);
+        m *other = load_acquire(&S.allm[i]);
         if (!other || other == mp || other->no_fresh) continue;
         uint32_t n = load_relaxed(&other->pinned);
         if (n < least) least = n;
@@ -590,7 +590,7 @@ static bool start_solo(g *gp) {
     uint32_t solo = 0;
     mutex_lock(&S.lock);
     for (uint32_t i = 0; i < load_relaxed(&S.nm) && !to; i++) {
-        m *mp = load_relaxed(&S.allm[i]);
+        m *mp = load_acquire(&S.allm[i]);
         if (!mp || !mp->solo) continue;
         solo++;
         /* At 0 it runs nothing, so nobody else writes the count. */
@@ -601,7 +601,7 @@ static bool start_solo(g *gp) {
     }
     mutex_unlock(&S.lock);
     if (!to && (solo >= MAX_SOLO || !(to = newm(NULL, false)))) return false;
-    store_relaxed(&gp->m, to);
+    store_release(&gp->m, to);
     boundq_push(&to->bound, gp);
     if (!load_seq(&to->p)) need_p(to);
     return true;
@@ -609,7 +609,7 @@ static bool start_solo(g *gp) {
 
 static g *start(m *mp, p *pp, g *gp, int64_t now) {
     if (load_relaxed(&gp->m) == NULL) {
-        store_relaxed(&gp->m, mp);
+        store_release(&gp->m, mp);
         count_add(&mp->pinned, 1);
     }
     g_move(gp, G_RUNNABLE, G_RUNNING);

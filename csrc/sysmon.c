@@ -110,6 +110,7 @@ void *sysmon_main(void *arg) {
     int64_t pause = PAUSE_MIN, next;
     uint32_t vain = 0;
     while (load_acquire(&S.running)) {
+        clock_sync();
         int64_t now = nanotime();
         bool all_idle = load_seq(&S.nidlep) >= load_seq(&S.procs) && load_seq(&S.nnop) == 0;
         /* Not before the longest pause: who takes a P has to wake us, which costs it a

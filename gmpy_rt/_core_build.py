@@ -12,8 +12,8 @@ import greenlet
 from cffi import FFI
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE = ["g", "runq", "timer", "park", "netpoll", "scheduler", "policy", "sysmon", "chan", "gsync", "api"]
-BRIDGE = ["module", "pym", "pyg", "pyscope", "pychan", "pysync", "pywait", "pygroup", "pypoll", "preempt", "anchor", "arena"]
+CORE = ["clock", "g", "runq", "timer", "park", "netpoll", "scheduler", "policy", "sysmon", "chan", "gsync", "api"]
+BRIDGE = ["module", "pym", "pyg", "pyscope", "pychan", "pysync", "pywait", "pygroup", "pydump", "pypoll", "preempt", "anchor", "arena"]
 
 debug = os.environ.get("GMPY_DEBUG_BUILD") == "1"
 

@@ -30,6 +30,8 @@ typedef struct PyG {
     PyObject *name;
     PyObject *result, *exc; /* one of them once done */
     PyObject *greenlet;     /* the greenlet it is parked in */
+    PyObject *worker;       /* the worker greenlet that runs it (borrowed: it holds itself) */
+    void *root;             /* first chunk of the worker's data stack */
     PyObject *interrupt;    /* exception to raise in its next park; under lock */
     bool interrupt_soft;    /* it is a Cancelled, which shields hold back */
     struct PyScope *scopes; /* the timeouts and shields it is in, innermost first; under lock */
@@ -41,6 +43,8 @@ typedef struct PyG {
     waitq joiners;
     struct PyGroup *group; /* the TaskGroup it belongs to, until it has ended */
     struct PyG *group_next, *group_prev; /* there; under the group's lock */
+    PyObject *made_in;   /* code that called go(), */
+    int made_at;         /* and where in it */
     PyObject *waits_for; /* a lock or a G; borrowed, while it is parked there. For dumps */
 } PyG;
 
@@ -121,6 +125,7 @@ int group_enter(struct PyGroup *group, PyG *child); /* -1 with an exception set 
 void group_child_ended(PyG *child);
 PyObject *go_in_group(struct PyGroup *group, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 int pygroup_init(PyObject *module);
+int pydump_init(PyObject *module);
 int pypoll_init(PyObject *module);
 int preempt_init(PyObject *module);
 enum host_state py_thread_state(m *mp);

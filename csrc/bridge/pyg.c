@@ -31,6 +31,24 @@ static bool is_blocker(PyObject *fn) {
 
 /* ---------------------------------------------------------------- go */
 
+/* For people: the line that calls go(). The code object and an offset cost a reference; the
+ * line is worked out when it is asked for. */
+static void note_maker(PyG *self) {
+#if PY_VERSION_HEX >= 0x030C0000
+    PyThreadState *ts = PyThreadState_Get();
+#if PY_VERSION_HEX >= 0x030D0000
+    struct _PyInterpreterFrame *frame = ts->current_frame;
+#else
+    struct _PyInterpreterFrame *frame = ts->cframe->current_frame;
+#endif
+    if (!frame) return;
+    self->made_in = PyUnstable_InterpreterFrame_GetCode(frame);
+    self->made_at = PyUnstable_InterpreterFrame_GetLasti(frame);
+#else
+    (void)self;
+#endif
+}
+
 static PyG *new_g(PyObject *fn, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
     PyG *self = PyObject_GC_New(PyG, G_Type);
     if (!self) return NULL;
@@ -54,6 +72,7 @@ static PyG *new_g(PyObject *fn, PyObject *const *args, Py_ssize_t nargs, PyObjec
         for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++)
             if (PyDict_SetItem(self->kwargs, PyTuple_GET_ITEM(kwnames, i), args[nargs + i]) < 0) goto fail;
     }
+    note_maker(self);
     self->context = PyContext_CopyCurrent();
     if (!self->context) goto fail;
     PyObject_GC_Track(self);
@@ -390,6 +409,13 @@ static PyObject *g_get_waiting(PyG *self, void *Py_UNUSED(c)) {
     return PyFloat_FromDouble((double)(nanotime() - self->gp->wait_since) / 1e9);
 }
 
+/* (file, line, function) of the go() that made it, or None. */
+static PyObject *g_get_created(PyG *self, void *Py_UNUSED(c)) {
+    if (!self->made_in || !PyCode_Check(self->made_in)) Py_RETURN_NONE;
+    PyCodeObject *code = (PyCodeObject *)self->made_in;
+    return Py_BuildValue("(OiO)", code->co_filename, PyCode_Addr2Line(code, self->made_at), code->co_qualname);
+}
+
 /* The greenlet it is parked in, for stack dumps on its own M; None otherwise. */
 static PyObject *g_get_greenlet(PyG *self, void *Py_UNUSED(c)) {
     m *mp = load_relaxed(&self->gp->m);
@@ -446,6 +472,7 @@ static void g_dealloc(PyG *self) {
     if (self->weakrefs) PyObject_ClearWeakRefs((PyObject *)self);
     g_clear(self);
     Py_CLEAR(self->name);
+    Py_CLEAR(self->made_in);
     Py_CLEAR(self->interrupt);
     if (self->gp) g_free(self->gp);
     type->tp_free(self);
@@ -508,7 +535,10 @@ static PyObject *door_set_excepthook(PyObject *Py_UNUSED(module), PyObject *fn) 
     Py_RETURN_NONE;
 }
 
+static PyObject *class_getitem(PyObject *cls, PyObject *item) { return Py_GenericAlias(cls, item); }
+
 static PyMethodDef g_methods[] = {
+    {"__class_getitem__", class_getitem, METH_O | METH_CLASS, NULL}, /* G[int] in annotations */
     {"join", (PyCFunction)(void (*)(void))g_join, METH_FASTCALL | METH_KEYWORDS,
      "join(timeout=None)\n--\n\nWait until this G has ended.\n\n"
      "timeout: seconds; None waits for ever, 0 only looks. Returns whether it has ended.\n"
@@ -534,6 +564,7 @@ static PyGetSetDef g_getset[] = {
     {"state", (getter)g_get_state, NULL, "str: new, runnable, running, done, failed, or what it waits for.", NULL},
     {"m", (getter)g_get_m, NULL, "int or None: number of the M it is pinned to; None before it starts and after it ended.", NULL},
     {"waiting", (getter)g_get_waiting, NULL, "float: seconds since it parked; 0.0 if it isn't parked.", NULL},
+    {"created", (getter)g_get_created, NULL, "tuple or None: file, line and function of the go() that made it.", NULL},
     {"_greenlet", (getter)g_get_greenlet, NULL, NULL, NULL},
     {"_frame", (getter)g_get_frame, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},

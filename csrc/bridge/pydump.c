@@ -1,0 +1,124 @@
+/* pydump.c: what every G does at one moment, for gmpy_rt/dump.py.
+ *
+ * On a free-threaded build the world is stopped for the look: every other thread stands at
+ * a safe point, so its frames and those of its parked G's stand still. Nothing is allocated
+ * and nothing is locked meanwhile: a stopped thread may hold any lock. Codes and offsets are
+ * noted, with references; lines and names are worked out afterwards.
+ *
+ * With the GIL, holding it is enough, and dump.py reads the frame objects. */
+#include <patchlevel.h>
+#include <pyconfig.h>
+
+#ifdef Py_GIL_DISABLED
+#define Py_BUILD_CORE 1
+#endif
+
+#include "bridge.h"
+
+#ifdef Py_GIL_DISABLED
+#include "internal/pycore_frame.h"
+#include "internal/pycore_interpframe.h"
+#include "internal/pycore_tstate.h"
+
+extern void _PyEval_StopTheWorld(PyInterpreterState *interp);
+extern void _PyEval_StartTheWorld(PyInterpreterState *interp);
+#endif
+
+enum { DEPTH = 48 };
+
+typedef struct {
+    PyG *g;
+    PyObject *waits_for;
+    int n;
+    PyObject *code[DEPTH];
+    int lasti[DEPTH];
+} seen;
+
+#ifdef Py_GIL_DISABLED
+static void note_frames(seen *s, _PyInterpreterFrame *f) {
+    for (; f && s->n < DEPTH; f = f->previous) {
+        if (f->owner >= FRAME_OWNED_BY_INTERPRETER || _PyFrame_IsIncomplete(f)) continue;
+        s->code[s->n] = PyUnstable_InterpreterFrame_GetCode(f);
+        s->lasti[s->n++] = PyUnstable_InterpreterFrame_GetLasti(f);
+    }
+}
+
+static void note_stack(seen *s, g *gp) {
+    if (g_status(gp) == G_RUNNABLE && !load_relaxed(&gp->m)) return;
+    if (gp->frame) {
+        note_frames(s, gp->frame);
+        return;
+    }
+    m *mp = load_relaxed(&gp->m);
+    mhost *h = mp && load_relaxed(&mp->cur) == gp ? load_relaxed(&mp->host) : NULL;
+    if (h && h->tstate) note_frames(s, h->tstate->current_frame);
+}
+#endif
+
+static uint32_t look(seen *all, uint32_t max) {
+    uint32_t n = 0, slots = g_slots();
+#ifdef Py_GIL_DISABLED
+    PyInterpreterState *interp = PyInterpreterState_Get();
+    _PyEval_StopTheWorld(interp);
+#endif
+    for (uint32_t i = 0; i < slots && n < max; i++) {
+        g *gp = g_at(i);
+        PyG *self = gp->host; /* with the runtime's reference as long as it is there */
+        if (g_status(gp) == G_IDLE || !self) continue;
+        seen *s = &all[n++];
+        s->g = (PyG *)Py_NewRef((PyObject *)self);
+        s->waits_for = Py_XNewRef(self->waits_for);
+        s->n = 0;
+#ifdef Py_GIL_DISABLED
+        note_stack(s, gp);
+#endif
+    }
+#ifdef Py_GIL_DISABLED
+    _PyEval_StartTheWorld(interp);
+#endif
+    return n;
+}
+
+static PyObject *stack_of(seen *s) {
+    PyObject *stack = PyList_New(s->n);
+    for (int i = 0; i < s->n; i++) {
+        PyObject *at = stack ? Py_BuildValue("(Oi)", s->code[i], s->lasti[i]) : NULL;
+        Py_DECREF(s->code[i]);
+        if (at)
+            PyList_SET_ITEM(stack, i, at);
+        else
+            Py_CLEAR(stack);
+    }
+    return stack;
+}
+
+/* look(max) -> [(G, what it waits for or None, [(code, offset), ...] innermost first), ...] */
+static PyObject *door_look(PyObject *Py_UNUSED(module), PyObject *arg) {
+    unsigned long max = PyLong_AsUnsignedLong(arg);
+    if (max == (unsigned long)-1 && PyErr_Occurred()) return NULL;
+    uint32_t slots = g_slots();
+    if (max > slots) max = slots;
+    seen *all = malloc((max ? max : 1) * sizeof *all);
+    if (!all) return PyErr_NoMemory();
+    uint32_t n = look(all, (uint32_t)max);
+    PyObject *list = PyList_New(n);
+    for (uint32_t i = 0; i < n; i++) {
+        PyObject *stack = stack_of(&all[i]), *one = NULL;
+        if (stack) one = Py_BuildValue("(OOO)", all[i].g, all[i].waits_for ? all[i].waits_for : Py_None, stack);
+        Py_XDECREF(stack);
+        Py_DECREF((PyObject *)all[i].g);
+        Py_XDECREF(all[i].waits_for);
+        if (one && list)
+            PyList_SET_ITEM(list, i, one);
+        else {
+            Py_XDECREF(one);
+            Py_CLEAR(list);
+        }
+    }
+    free(all);
+    return list;
+}
+
+static PyMethodDef methods[] = {{"look", door_look, METH_O, NULL}, {NULL, NULL, 0, NULL}};
+
+int pydump_init(PyObject *module) { return PyModule_AddFunctions(module, methods); }
