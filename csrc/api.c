@@ -62,8 +62,10 @@ void gmpy_stat_read(gmpy_stat *out, int walk) {
     for (uint32_t i = 0; i < S.maxp; i++) out->created += load_relaxed(&load_relaxed(&S.allp[i])->stat.created);
     for (uint32_t i = 0; walk && i < g_slots(); i++) {
         g *gp = g_at(i);
+        uint32_t status = g_status(gp);
+        /* After the status: before, it may be the M of the slot's former g, freed with its run. */
         m *mp = load_acquire(&gp->m);
-        switch (g_status(gp)) {
+        switch (status) {
         case G_RUNNABLE:
             out->runnable++;
             if (!mp) out->fresh++;

@@ -19,9 +19,10 @@ static uint32_t carved, nchunks;
 static mutex slab_lock;
 static g *free_list;
 
+/* Of M's only (max > 0): other threads come and go, and nobody tells when they end. */
 static _Thread_local struct {
     g *head;
-    int n;
+    int n, max;
 } cache;
 
 static inline g *next_free(g *gp) {
@@ -63,7 +64,7 @@ static g *carve(void) {
 static bool refill(void) {
     for (;;) {
         mutex_lock(&slab_lock);
-        while (cache.n < CACHE_G / 2) {
+        while (cache.n <= cache.max / 2) {
             g *gp = free_list;
             if (gp)
                 free_list = next_free(gp);
@@ -111,10 +112,20 @@ void g_free(g *gp) {
     gp->host = NULL;
     set_next_free(gp, cache.head);
     cache.head = gp;
-    if (++cache.n > CACHE_G) give_back(CACHE_G / 2);
+    if (++cache.n > cache.max) give_back(cache.max / 2);
 }
 
-void g_flush_cache(void) { give_back(0); }
+void g_cache_begin(void) { cache.max = CACHE_G; }
+
+void g_cache_end(void) {
+    cache.max = 0;
+    give_back(0);
+}
+
+void g_after_fork(void) {
+    slab_lock = (mutex){0};
+    free_list = NULL;
+}
 
 uint32_t g_slots(void) { return load_acquire(&slots); }
 

@@ -72,8 +72,12 @@ struct g {
 g *g_alloc(void);
 /* Back to the free list: no queue, waiter or timer may hold it any more. */
 void g_free(g *gp);
-/* Before a thread ends: gives back the free g's that it keeps for itself. */
-void g_flush_cache(void);
+/* Between these two the thread keeps a few free g's for itself. */
+void g_cache_begin(void);
+void g_cache_end(void);
+/* In a forked child: who held the lock or changed the list doesn't exist here. What was free
+ * then isn't used again. */
+void g_after_fork(void);
 
 /* gen << 32 | index: an id that tells when its slot was given to another g. */
 static inline uint64_t g_handle(g *gp) { return (uint64_t)load_relaxed(&gp->gen) << 32 | gp->index; }

@@ -154,6 +154,7 @@ static void sleep_until_given(m *mp);
 static void *m_start(void *arg) {
     m *mp = arg;
     sched_self = mp;
+    g_cache_begin();
     if (mp->solo) /* whoever gives it its g sees to the P */
         sleep_until_given(mp);
     else {
@@ -162,7 +163,7 @@ static void *m_start(void *arg) {
         take_p(mp, pp);
     }
     S.ops.m_main(mp);
-    g_flush_cache();
+    g_cache_end();
     return NULL;
 }
 
@@ -900,6 +901,7 @@ void sched_after_fork(void) {
     /* The memory of the parent's threads is lost, once per fork: their M's and P's may be
      * in any state. */
     netpoll_fini();
+    g_after_fork();
     S = (sched){.idlep = NULL};
     store_relaxed(&S.next_id, 1);
     sched_self = NULL;

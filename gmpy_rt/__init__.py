@@ -16,6 +16,7 @@ from ._door import (
 )
 from .blocking import blocking
 from .cancel import deadline, shield, timeout
+from .dump import dump, dump_on_signal
 from .group import Executor, Pool, TaskGroup, gather
 from .group import map as map
 from .group import map_as_completed
@@ -69,6 +70,8 @@ __all__ = [
     "current",
     "deadline",
     "denotify",
+    "dump",
+    "dump_on_signal",
     "gather",
     "go",
     "gomaxprocs",

@@ -39,3 +39,9 @@ def switch_on() -> None:
         _tool = _claim()
     if _tool is not None:
         _mon.set_events(_tool, _mon.events.JUMP | _mon.events.PY_START)
+
+
+def switch_off() -> None:
+    """Called when the runtime has ended: nobody will reach the safe point that was asked for."""
+    if _tool is not None:
+        _mon.set_events(_tool, 0)

@@ -142,6 +142,7 @@ def run(
         return runtime.main.result(0)
     finally:
         _door.stop()
+        _preemption_off()
         os.close(runtime.eventfd)
         with _starting:
             _active = None
@@ -166,16 +167,16 @@ def _foreign_threads() -> list[threading.Thread]:
     return [
         t
         for t in threading.enumerate()
-        if t is not mine and t is not threading.main_thread() and not t.name.startswith("gmpy-m")
+        if t is not mine and not t.name.startswith("gmpy-m")
         and not is_idle_worker(t)
     ]
 
 
 def _raise_deadlock(main: G[Any]) -> None:
-    from . import dump
+    from .dump import stacks
 
-    stacks = dump.stacks(frames=True)  # nothing can wake them: their frames stand still
-    main._interrupt(DeadlockError(f"every G waits, and nothing is left that could wake one\n\n{stacks}"))
+    text = f"every G waits, and nothing is left that could wake one\n\n{stacks()}"
+    main._interrupt(DeadlockError(text))
 
 
 def _drain(runtime: _Runtime) -> None:
@@ -190,9 +191,9 @@ def _drain(runtime: _Runtime) -> None:
             runtime.wait(0.1)
         except KeyboardInterrupt:
             print("gmpy_rt: waiting for G's that don't end:", file=sys.stderr)
-            from . import dump
+            from .dump import dump
 
-            print(dump.stacks(), file=sys.stderr)
+            dump()
         left = _door.drain()
 
 
@@ -301,7 +302,12 @@ def _locking_files() -> set[str]:
     return files | {"<frozen importlib._bootstrap>"}
 
 
+def _preemption_off() -> None:
+    """After the runtime has ended. Replaced where there is something to do."""
+
+
 def _set_up_preemption() -> None:
+    global _preemption_off
     _door.no_preempt_in(_locking_files())
     mechanism = preemption_mechanism()
     if mechanism != "monitoring":
@@ -310,6 +316,7 @@ def _set_up_preemption() -> None:
     from . import _monitoring
 
     _door.preempt_mode(mechanism, _monitoring.switch_on)
+    _preemption_off = _monitoring.switch_off
 
 
 def _after_fork_in_child() -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import IO
 
 import pytest
 
@@ -18,6 +19,7 @@ DEADLINE = float(os.environ.get("GMPY_TEST_DEADLINE", "60"))
 _until: float | None = None
 _test = ""
 _changed = threading.Event()
+_out: IO[str] | None = None  # stderr as it was before pytest captures it
 
 
 def _watch() -> None:
@@ -30,12 +32,14 @@ def _watch() -> None:
             break
         _changed.wait(left)
         _changed.clear()
+    # Threads first, and with an end: what hangs the test may hang the dump of the G's, too.
+    out = _out or sys.__stderr__
+    print(f"\n\n{_test}: not over after its deadline", file=out, flush=True)
+    faulthandler.dump_traceback_later(10, exit=True, file=out)
+    faulthandler.dump_traceback(file=out, all_threads=True)
     from gmpy_rt import dump, stats
 
-    out = sys.__stderr__
-    print(f"\n\n{_test}: not over after {DEADLINE} s; its G's:\n{dump.stacks()}", file=out)
-    print(stats(), file=out, flush=True)
-    faulthandler.dump_traceback(file=out, all_threads=True)
+    print(f"\n{stats()}\n\n{dump.stacks()}", file=out, flush=True)
     os._exit(70)
 
 
@@ -61,6 +65,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    global _out
+    _out = os.fdopen(os.dup(2), "w")
     config.addinivalue_line("markers", "deadline(seconds): how long this test may take")
 
 

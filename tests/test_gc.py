@@ -206,9 +206,10 @@ def test_collections_on_another_thread_while_gs_run():
         end = time.monotonic() + 1.0
         while time.monotonic() < end:
             names, ch = new_module(), rt.Chan()
-            gs = [rt.go(names[n], ch) for n in ("body", "nested", "generator") for _ in range(5)]
+            kinds = ("body", "generator", "comprehension")
+            gs = [rt.go(names[kind], ch) for kind in kinds for _ in range(5)]
             poll_until(lambda gs=gs: all(map(is_parked, gs)))
-            names.clear()
+            del names["leaf"], names["K"]
             for _ in gs:
                 ch.send(0)
             assert [g.result(PATIENCE) for g in gs] == [GOOD] * len(gs)

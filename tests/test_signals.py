@@ -18,8 +18,18 @@ def shoot(after=0.2):
 """
 
 
+def reaches_main_within_100_ms(source: str) -> None:
+    """source prints how long it took. A loaded machine gets three chances."""
+    took = []
+    for _ in range(3):
+        took.append(float(run_script(source).stdout))
+        if took[-1] < 0.1:
+            return
+    raise AssertionError(f"seconds from the signal to the except clause: {took}")
+
+
 def test_ctrl_c_reaches_a_parked_main_within_100_ms():
-    done = run_script(
+    reaches_main_within_100_ms(
         KILLER
         + """
 def main():
@@ -33,13 +43,12 @@ def main():
 run(main)
 """
     )
-    assert float(done.stdout) < 0.1
 
 
 @preempts
 @pytest.mark.parametrize("procs", [1, 2])
 def test_ctrl_c_reaches_a_parked_main_although_every_m_is_busy_with_hogs(procs):
-    done = run_script(
+    reaches_main_within_100_ms(
         KILLER
         + f"""
 def hog():
@@ -58,13 +67,12 @@ def main():
 run(main, procs={procs})
 """
     )
-    assert float(done.stdout) < 0.1
 
 
 @preempts
 @pytest.mark.parametrize("hogs", [0, 1, 3])
 def test_ctrl_c_reaches_a_main_that_is_a_hog_itself(hogs):
-    done = run_script(
+    reaches_main_within_100_ms(
         KILLER
         + f"""
 def hog():
@@ -85,7 +93,6 @@ def main():
 run(main, procs=2)
 """
     )
-    assert float(done.stdout) < 0.1
 
 
 def test_ctrl_c_that_main_does_not_catch_ends_run():
@@ -188,8 +195,8 @@ def test_a_handler_that_raises_interrupts_main():
             raise ZeroDivisionError("from the handler")
         signal.signal(signal.SIGUSR1, handler)
         def main():
-            os.kill(os.getpid(), signal.SIGUSR1)
             try:
+                os.kill(os.getpid(), signal.SIGUSR1)
                 rt.sleep(20)
             finally:
                 print("finally")
@@ -272,3 +279,4 @@ def test_without_remote_debugging_hogs_are_preempted_by_monitoring():
         PYTHON_DISABLE_REMOTE_DEBUG="1",
     )
     assert done.words == ["monitoring", "Cancelled"]
+    assert done.stderr == ""  # found: the events stayed on, and fired while Python shut down

@@ -235,12 +235,14 @@ def test_seqpacket_keeps_packets_apart() -> None:
 @pytest.mark.skipif(not has_ipv6(), reason="no IPv6 here")
 def test_ipv6_tcp_and_udp() -> None:
     def main() -> None:
-        with socket.create_server(("::1", 0), family=socket.AF_INET6) as listener:
-            with socket.create_connection(listener.getsockname()[:2], timeout=PATIENCE) as client:
-                conn, address = listener.accept()
-                with conn:
-                    assert address == client.getsockname()
-                    assert len(address) == 4
+        with (
+            socket.create_server(("::1", 0), family=socket.AF_INET6) as listener,
+            socket.create_connection(listener.getsockname()[:2], timeout=PATIENCE) as client,
+        ):
+            conn, address = listener.accept()
+            with conn:
+                assert address == client.getsockname()
+                assert len(address) == 4
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as a:
             a.bind(("::1", 0))
             a.sendto(b"me", a.getsockname())

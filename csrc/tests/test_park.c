@@ -1,4 +1,6 @@
 /* Mutex, note, parker: what everything else sleeps on. */
+#include <sys/wait.h>
+
 #include "../g.h"
 #include "check.h"
 
@@ -112,6 +114,7 @@ static _Atomic uint32_t owned[1 << 16];
 static void take_and_give(int i) {
     g *held[200];
     int n = 0;
+    if (i % 2) g_cache_begin();
     uint64_t rand = seed(i);
     for (int64_t r = 0; r < scaled(200000); r++) {
         if (rand_next(&rand) & 1 ? n < 200 : n == 0) {
@@ -129,7 +132,7 @@ static void take_and_give(int i) {
         store_seq(&owned[held[n - 1]->index], 0);
         g_free(held[--n]);
     }
-    g_flush_cache();
+    if (i % 2) g_cache_end();
 }
 
 static void no_slot_is_given_twice(void) {
@@ -137,6 +140,47 @@ static void no_slot_is_given_twice(void) {
     uint32_t slots = g_slots();
     for (int i = 0; i < 5; i++) threads(4, take_and_give);
     CHECK(g_slots() <= slots + 1024);
+}
+
+static void take_one(int i) {
+    (void)i;
+    g_free(g_alloc());
+}
+
+static void threads_take_no_slots_with_them(void) {
+    take_one(0);
+    uint32_t slots = g_slots();
+    for (int i = 0; i < 200; i++) threads(4, take_one);
+    CHECK(g_slots() <= slots + 4);
+}
+
+/* The child has one thread; another one may have been inside the slab. */
+static _Atomic bool forking;
+static void fork_or_alloc(int i) {
+    if (i) {
+        while (load_seq(&forking)) take_one(i);
+        return;
+    }
+    for (int k = 0; k < 200; k++) {
+        pid_t child = fork();
+        CHECK(child >= 0);
+        if (child == 0) {
+            alarm(10);
+            g_after_fork();
+            for (int n = 0; n < 100; n++) take_one(n);
+            _exit(0);
+        }
+        int status;
+        CHECK(waitpid(child, &status, 0) == child && status == 0);
+    }
+    store_seq(&forking, false);
+}
+
+static void a_forked_child_can_make_gs(void) {
+#ifndef __SANITIZE_THREAD__ /* it doesn't follow a fork of several threads */
+    store_seq(&forking, true);
+    threads(4, fork_or_alloc);
+#endif
 }
 
 int main(void) {
@@ -147,5 +191,7 @@ int main(void) {
     RUN(a_handle_knows_its_g);
     RUN(only_legal_moves);
     RUN(no_slot_is_given_twice);
+    RUN(threads_take_no_slots_with_them);
+    RUN(a_forked_child_can_make_gs);
     return 0;
 }

@@ -60,6 +60,7 @@ def test_a_mix_of_everything(config):
 
     def main():
         stop = [False]
+        begun: set[int] = set()
         chans = [rt.Chan(n) for n in (0, 0, 1, 10)]
         lock, inside = rt.Lock(), [0]
         sent, received = rt.Chan(1 << 20), rt.Chan(1 << 20)
@@ -130,11 +131,13 @@ def test_a_mix_of_everything(config):
             n = 0
             while not stop[0]:
                 rng.choice(acts)(rng)
+                begun.add(seed)
                 n += 1
             return n
 
         workers = [rt.go(worker, seed) for seed in range(30)]
         rt.sleep(SECONDS)
+        poll_until(lambda: len(begun) == len(workers))
         stop[0] = True
         done = [g.result(PATIENCE) for g in workers]
         assert min(done) > 0
@@ -159,7 +162,7 @@ def test_hogs_with_state_under_collections(config):
 
         def hog(i):
             rounds = 0
-            while time.monotonic() < end:
+            while True:
                 marker = [i]
                 try:
                     try:
@@ -171,7 +174,8 @@ def test_hogs_with_state_under_collections(config):
                         assert sys.exc_info()[1] is mine
                 assert marker == [i] and total == sum(j ^ i for j in range(2000))
                 rounds += 1
-            return rounds
+                if time.monotonic() > end:
+                    return rounds
 
         gs = [rt.go(hog, i) for i in range(8)]
         return min(g.result(PATIENCE) for g in gs)
