@@ -13,8 +13,10 @@
 static const int64_t PAUSE_MIN = 20 * MICROSECOND, PAUSE_MAX = 10 * MILLISECOND;
 static const int64_t SLICE = 10 * MILLISECOND, BLOCKED_MAX = 10 * MILLISECOND;
 /* An undeclared call shows only as a detached thread, and a thread that makes many short
- * calls may be seen detached twice in a row: give it a little longer than a declared one. */
-static const int64_t UNDECLARED_MIN = 200 * MICROSECOND;
+ * calls may be seen detached twice in a row. A P taken for nothing costs more here than in
+ * Go: what the other M starts stays there for good (an echo pair split over two M's that
+ * share one P: 81 instead of 14 us a round trip). */
+static const int64_t UNDECLARED_MIN = 1 * MILLISECOND;
 static const int64_t POLL_AFTER = 10 * MILLISECOND, POLLER_AFTER = 500 * MICROSECOND;
 
 void sysmon_wake(void) { note_wake(&S.sysmon_note); }
@@ -31,9 +33,11 @@ static uint32_t blocking_call(m *mp) {
     return HOLD_CORE;
 }
 
-static bool retake(p *pp, m *mp, int64_t now) {
+/* *soon: it may have to be retaken before the usual pause is over. */
+static bool retake(p *pp, m *mp, int64_t now, bool *soon) {
     uint32_t from = blocking_call(mp);
     uint64_t entries = load_relaxed(&mp->entries);
+    *soon |= from != HOLD_CORE && work_waits_for(pp);
     if (from == HOLD_CORE || pp->seen_host != entries) {
         pp->seen_host = from == HOLD_CORE ? UINT64_MAX : entries;
         pp->host_since = now;
@@ -85,13 +89,13 @@ static void stop_free_riders(int64_t now) {
 }
 
 /* One look; returns whether there was something to do. */
-static bool look(int64_t now) {
+static bool look(int64_t now, bool *soon) {
     bool did = false;
     for (uint32_t i = 0; i < S.maxp; i++) {
         p *pp = load_acquire(&S.allp[i]);
         m *mp = load_acquire(&pp->m);
         if (load_acquire(&pp->status) != P_RUNNING || !mp) continue;
-        did |= retake(pp, mp, now) || preempt(pp, mp, now);
+        did |= retake(pp, mp, now, soon) || preempt(pp, mp, now);
     }
     stop_free_riders(now);
     if (sched_next_timer() <= now - MILLISECOND) sched_run_timers(now);
@@ -124,7 +128,8 @@ void *sysmon_main(void *arg) {
             pause = PAUSE_MIN;
             continue;
         }
-        if (look(now)) {
+        bool soon = false;
+        if (look(now, &soon)) {
             vain = 0;
             pause = PAUSE_MIN;
         } else if (++vain > 50 && pause < PAUSE_MAX)
@@ -132,6 +137,7 @@ void *sysmon_main(void *arg) {
         /* Timers that fall due while every P is busy are sysmon's to run. */
         next = sched_next_timer(); /* INT64_MAX if there is none: nothing may be added to it */
         int64_t until = now + pause;
+        if (soon && pause > UNDECLARED_MIN / 4) until = now + UNDECLARED_MIN / 4;
         if (next < until - MILLISECOND) until = next + MILLISECOND > now + PAUSE_MIN ? next + MILLISECOND : now + PAUSE_MIN;
         note_sleep(&S.sysmon_note, until);
     }

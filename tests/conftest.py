@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from typing import IO
 
@@ -37,9 +38,13 @@ def _watch() -> None:
     print(f"\n\n{_test}: not over after its deadline", file=out, flush=True)
     faulthandler.dump_traceback_later(10, exit=True, file=out)
     faulthandler.dump_traceback(file=out, all_threads=True)
-    from gmpy_rt import dump, stats
+    try:
+        from gmpy_rt import stats
+        from gmpy_rt.dump import stacks
 
-    print(f"\n{stats()}\n\n{dump.stacks()}", file=out, flush=True)
+        print(f"\n{stats()}\n\n{stacks()}", file=out, flush=True)
+    except BaseException:
+        traceback.print_exc(file=out)
     os._exit(70)
 
 

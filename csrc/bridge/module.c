@@ -59,7 +59,9 @@ static PyObject *door_gomaxprocs(PyObject *Py_UNUSED(module), PyObject *arg) {
 static PyObject *door_external(PyObject *Py_UNUSED(module), PyObject *arg) {
     long by = PyLong_AsLong(arg);
     if (by == -1 && PyErr_Occurred()) return NULL;
-    atomic_fetch_add(&S.external, (uint32_t)by);
+    /* The G that the last call woke may have parked for good before this count fell: then
+     * its M saw a call under way, and nobody else looks again. */
+    if (atomic_fetch_add(&S.external, (uint32_t)by) + (uint32_t)by == 0 && sched_deadlocked()) on_idle();
     Py_RETURN_NONE;
 }
 
@@ -83,8 +85,8 @@ static PyObject *door_lock_m(PyObject *Py_UNUSED(module), PyObject *arg) {
         return NULL;
     }
     mp->locks += (int32_t)by;
-    mp->no_fresh = mp->locks > 0;
-    if (mp->no_fresh) { /* what waits in this P's queue is for others now */
+    store_relaxed(&mp->no_fresh, mp->locks > 0 || mp->solo);
+    if (mp->locks) { /* what waits in this P's queue is for others now */
         sched_enter(mp);
         sched_wakep();
         sched_leave(mp);
