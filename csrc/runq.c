@@ -33,11 +33,7 @@ void runq_put(runq *q, g *gp, bool next, globq *overflow) {
     }
 }
 
-g *runq_get(runq *q) {
-    if (load_relaxed(&q->runnext)) {
-        g *gp = atomic_exchange_explicit(&q->runnext, NULL, memory_order_acq_rel);
-        if (gp) return gp;
-    }
+static g *get_from_ring(runq *q) {
     for (;;) {
         uint32_t head = load_acquire(&q->head), tail = load_relaxed(&q->tail);
         if (tail == head) return NULL;
@@ -46,6 +42,16 @@ g *runq_get(runq *q) {
                                                     memory_order_relaxed))
             return gp;
     }
+}
+
+g *runq_get(runq *q) {
+    if (load_relaxed(&q->runnext)) {
+        /* g's that each start one more would run one after the other for ever. */
+        g *gp = unlikely(++q->nexts % RUNNEXT_MAX == 0) ? get_from_ring(q) : NULL;
+        if (!gp) gp = atomic_exchange_explicit(&q->runnext, NULL, memory_order_acq_rel);
+        if (gp) return gp;
+    }
+    return get_from_ring(q);
 }
 
 g *runq_steal(runq *to, runq *from, int64_t now, int64_t min_age, bool *too_young, uint32_t *stolen) {

@@ -9,7 +9,10 @@
 
 #include "g.h"
 
-enum { RUNQ_SIZE = 256 };
+enum {
+    RUNQ_SIZE = 256,
+    RUNNEXT_MAX = 16, /* every so many times the ring goes before runnext (tokio caps it, too) */
+};
 
 typedef struct globq {
     mutex lock;
@@ -28,6 +31,7 @@ typedef struct runq {
     alignas(CACHE_LINE) _Atomic uint32_t head;
     alignas(CACHE_LINE) _Atomic uint32_t tail;
     _Atomic(g *) runnext;
+    uint32_t nexts; /* owner only: how often runnext was in question */
     _Atomic(g *) slot[RUNQ_SIZE];
 } runq;
 

@@ -106,6 +106,8 @@ static bool look(int64_t now, bool *soon) {
             netpoll(0);
         } else if (unseen > POLLER_AFTER)
             sched_kick_poller();
+        else if (load_relaxed(&S.nidlep))
+            *soon = true; /* the one that polled found work: another M should, before long */
     }
     return did;
 }

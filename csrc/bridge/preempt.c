@@ -173,7 +173,26 @@ static PyObject *yield_point_positive(PyObject *Py_UNUSED(self)) {
     Py_RETURN_NONE;
 }
 
-static PyType_Slot yield_point_slots[] = {{Py_nb_positive, yield_point_positive}, {0, NULL}};
+/* The monitoring callback's half, after monitor_asked. A slot, and the callback's last act,
+ * for the same reason as the script's: raised inside the callback, an exception would pass
+ * by the handlers of the function that jumps (3.12 and 3.13 look for them elsewhere). */
+static PyObject *yield_point_negative(PyObject *Py_UNUSED(self)) {
+    g *gp = current_g();
+    if (!gp || put_off()) Py_RETURN_FALSE;
+#if PY_VERSION_HEX >= 0x030C0000
+    /* Else the thread's tracing count stays up for the G that runs next. */
+    PyThreadState *ts = PyThreadState_Get();
+    PyThreadState_LeaveTracing(ts);
+    int r = yield_now(true);
+    PyThreadState_EnterTracing(ts);
+    if (r < 0) return NULL;
+    deliver_async(gp);
+#endif
+    Py_RETURN_TRUE;
+}
+
+static PyType_Slot yield_point_slots[] = {
+    {Py_nb_positive, yield_point_positive}, {Py_nb_negative, yield_point_negative}, {0, NULL}};
 static PyType_Spec yield_point_spec = {
     .name = "gmpy_rt._door.YieldPoint",
     .basicsize = sizeof(PyObject),
@@ -186,25 +205,6 @@ static PyObject *door_monitor_asked(PyObject *Py_UNUSED(module), PyObject *Py_UN
     m *mp = sched_self;
     mhost *h = mp && load_relaxed(&mp->cur) ? load_relaxed(&mp->host) : NULL;
     return PyBool_FromLong(h && atomic_exchange(&h->monitor_asked, false));
-}
-
-/* The monitoring callback's half, after monitor_asked: yields, and raises the interrupt itself. */
-static PyObject *door_monitored(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
-    g *gp = current_g();
-    if (!gp || put_off()) Py_RETURN_FALSE;
-#if PY_VERSION_HEX >= 0x030C0000
-    /* Else the thread's tracing count stays up for the G that runs next. */
-    PyThreadState *ts = PyThreadState_Get();
-    PyThreadState_LeaveTracing(ts);
-    int r = yield_now(true);
-    PyThreadState_EnterTracing(ts);
-    if (r < 0) return NULL;
-    if (load_relaxed(&gp->cancel) && !in_atomic_code()) {
-        raise_interrupt(host_g(gp));
-        return NULL;
-    }
-#endif
-    Py_RETURN_TRUE;
 }
 
 static PyObject *door_preempt_mode(PyObject *Py_UNUSED(module), PyObject *args) {
@@ -246,7 +246,6 @@ static PyObject *door_no_preempt_in(PyObject *Py_UNUSED(module), PyObject *files
 
 static PyMethodDef methods[] = {
     {"monitor_asked", door_monitor_asked, METH_NOARGS, NULL},
-    {"monitored", door_monitored, METH_NOARGS, NULL},
     {"preempt_mode", door_preempt_mode, METH_VARARGS, NULL},
     {"no_preempt_in", door_no_preempt_in, METH_O, NULL},
     {"no_preempt", door_no_preempt, METH_O, NULL},
