@@ -12,7 +12,7 @@ import greenlet
 from cffi import FFI
 
 ROOT = Path(__file__).resolve().parent.parent
-CORE = ["clock", "g", "runq", "timer", "park", "netpoll", "scheduler", "policy", "sysmon", "chan", "gsync", "api"]
+CORE = ["clock", "g", "runq", "timer", "park", "netpoll", "scheduler", "idle", "life", "policy", "sysmon", "chan", "gsync", "api"]
 BRIDGE = ["module", "pym", "pyg", "pyscope", "pychan", "pysync", "pywait", "pygroup", "pydump", "pypoll", "preempt", "anchor", "arena"]
 
 debug = os.environ.get("GMPY_DEBUG_BUILD") == "1"

@@ -114,7 +114,8 @@ def _chains(looks: list[_Look]) -> Iterator[str]:
     waits = {look[0].id: look[1] for look in looks}
     target: dict[int, int] = {}
     for number, what in waits.items():
-        who = what.owner if isinstance(what, Lock | RLock) else what.id if isinstance(what, G) else None
+        is_lock = isinstance(what, Lock | RLock)
+        who = what.owner if is_lock else what.id if isinstance(what, G) else None
         if who is not None:
             target[number] = who
     seen: set[int] = set()

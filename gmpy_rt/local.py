@@ -40,7 +40,7 @@ class Local:
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "__dict__":
-            raise AttributeError(f"{type(self).__name__!r} object attribute '__dict__' is read-only")
+            raise AttributeError(f"__dict__ of {type(self).__name__!r} object is read-only")
         if _is_data_descriptor(type(self), name):
             object.__setattr__(self, name, value)
         else:
@@ -48,14 +48,15 @@ class Local:
 
     def __delattr__(self, name: str) -> None:
         if name == "__dict__":
-            raise AttributeError(f"{type(self).__name__!r} object attribute '__dict__' is read-only")
+            raise AttributeError(f"__dict__ of {type(self).__name__!r} object is read-only")
         if _is_data_descriptor(type(self), name):
             object.__delattr__(self, name)
             return
         try:
             del _state(self)[name]
         except KeyError:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
+            kind = type(self).__name__
+            raise AttributeError(f"{kind!r} object has no attribute {name!r}") from None
 
 
 def _is_data_descriptor(cls: type, name: str) -> bool:

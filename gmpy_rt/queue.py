@@ -12,8 +12,8 @@ from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from . import _load as _load
-from ._door import Lock
-from .sync import Condition, Semaphore, Waiters
+from ._door import Lock, Waiters
+from .sync import Condition, Semaphore
 
 __gmpy_atomic__ = True  # no interrupt between two bytecodes here, see preempt.c
 

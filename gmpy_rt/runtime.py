@@ -7,8 +7,11 @@ ended, when the last G has ended, or when nothing is left that could wake anybod
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
+import signal
+import socket
 import sys
 import sysconfig
 import threading
@@ -37,13 +40,42 @@ class _Runtime:
         self.main: G[Any] | None = None
         self.thread = threading.current_thread()
         self.calls: deque[Callable[[], None]] = deque()  # for this thread, see in_main_thread
+        self.signals: tuple[socket.socket, socket.socket] | None = None
+        self.wakeup_before = -1
+        if self.thread is threading.main_thread():
+            self._watch_signals()
+
+    def _watch_signals(self) -> None:
+        """A signal that comes just before poll(2) wouldn't interrupt it: have it write a byte."""
+        self.signals = ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        self.wakeup_before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+
+    def close(self) -> None:
+        if self.signals is not None:
+            signal.set_wakeup_fd(self.wakeup_before)
+            for end in self.signals:
+                end.close()
+        os.close(self.eventfd)
+
+    def _signalled(self, signals: socket.socket) -> None:
+        numbers = signals.recv(4096)
+        if self.wakeup_before >= 0:  # whoever listened before, asyncio say, still hears it
+            with contextlib.suppress(OSError):
+                os.write(self.wakeup_before, numbers)
 
     def wait(self, timeout: float | None = None) -> None:
         """Until the core has something to say, a signal came, or timeout seconds passed."""
         poll = select.poll()
         poll.register(self.eventfd, select.POLLIN)
-        if poll.poll(None if timeout is None else timeout * 1000):
-            os.eventfd_read(self.eventfd)
+        if self.signals is not None:
+            poll.register(self.signals[0], select.POLLIN)
+        for fd, _ in poll.poll(None if timeout is None else timeout * 1000):
+            if fd == self.eventfd:
+                os.eventfd_read(fd)
+            elif self.signals is not None:
+                self._signalled(self.signals[0])
         while self.calls:
             self.calls.popleft()()
 
@@ -143,18 +175,20 @@ def run(
     finally:
         _door.stop()
         _preemption_off()
-        os.close(runtime.eventfd)
+        runtime.close()
         with _starting:
             _active = None
 
 
 def _wait_for_main(runtime: _Runtime, main: G[Any]) -> None:
-    while not main.done():
+    while True:
         try:
-            # A deadlock is only one if no plain thread can wake a G: look again now and then.
-            runtime.wait(1.0 if lib.gmpy_deadlocked() else None)
-            if not main.done() and lib.gmpy_deadlocked() and not _foreign_threads():
-                _raise_deadlock(main)
+            while not main.done():
+                # A deadlock is only one if no plain thread can wake a G: look again now and then.
+                runtime.wait(1.0 if lib.gmpy_deadlocked() else None)
+                if not main.done() and lib.gmpy_deadlocked() and not _foreign_threads():
+                    _raise_deadlock(main)
+            return
         except KeyboardInterrupt as exc:
             main._interrupt(exc)
 

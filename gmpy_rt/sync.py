@@ -71,6 +71,10 @@ class Condition:
             return False
         return True
 
+    def _check_owned(self, what: str) -> None:
+        if not self._is_owned():
+            raise RuntimeError(f"cannot {what} on un-acquired lock: acquire {self!r} first")
+
     def _release(self) -> Any:
         if hasattr(self._lock, "_release_save"):
             return self._lock._release_save()
@@ -89,8 +93,7 @@ class Condition:
         The lock is held again however it ends. Raises RuntimeError if the lock isn't held,
         Cancelled.
         """
-        if not self._is_owned():
-            raise RuntimeError(f"wait on {self!r}: cannot wait on un-acquired lock; acquire it first")
+        self._check_owned("wait")
         ticket = self._waiters.add()
         saved = self._release()
         woken = False
@@ -119,14 +122,12 @@ class Condition:
 
     def notify(self, n: int = 1) -> None:
         """Wake the n that wait longest. Raises RuntimeError if the lock isn't held."""
-        if not self._is_owned():
-            raise RuntimeError(f"notify on {self!r}: cannot notify on un-acquired lock; acquire it first")
+        self._check_owned("notify")
         self._waiters.wake(n)
 
     def notify_all(self) -> None:
         """Wake everybody. Raises RuntimeError if the lock isn't held."""
-        if not self._is_owned():
-            raise RuntimeError(f"notify on {self!r}: cannot notify on un-acquired lock; acquire it first")
+        self._check_owned("notify")
         self._waiters.wake_all()
 
 

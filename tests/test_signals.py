@@ -186,6 +186,49 @@ def test_other_signal_handlers_run_in_the_main_thread():
     assert done.stdout.strip() == "[True]"
 
 
+def test_a_signal_that_comes_before_run_waits_is_not_lost():
+    # poll(2) is only interrupted by signals that come while it waits.
+    done = run_script(
+        """
+        import os, signal
+        got = []
+        signal.signal(signal.SIGUSR1, lambda *_: got.append(1))
+        def main(i):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            for _ in range(500):
+                if len(got) > i:
+                    return
+                rt.sleep(0.01)
+            print("lost", i)
+        for i in range(100):
+            run(main, i)
+        print(len(got))
+        """
+    )
+    assert done.words == ["100"]
+
+
+def test_a_wakeup_fd_that_was_set_before_still_hears_signals():
+    done = run_script(
+        """
+        import os, signal, socket
+        a, b = socket.socketpair()
+        a.setblocking(False), b.setblocking(False)
+        signal.set_wakeup_fd(b.fileno())
+        got = []
+        signal.signal(signal.SIGUSR1, lambda *_: got.append(1))
+        def main():
+            os.kill(os.getpid(), signal.SIGUSR1)
+            while not got:
+                rt.sleep(0.001)
+            rt.sleep(0.05)
+        run(main)
+        print(a.recv(10)[0] == signal.SIGUSR1, signal.set_wakeup_fd(-1) == b.fileno())
+        """
+    )
+    assert done.words == ["True", "True"]
+
+
 def test_a_handler_that_raises_interrupts_main():
     # What a handler raises comes out of run(), after the G's have ended.
     done = run_script(

@@ -77,7 +77,9 @@ class TriggerThread(GThread):
 
 
 @contextlib.contextmanager
-def start_threads(threads: list[GThread], unlock: Callable[[], Any] | None = None) -> Iterator[None]:
+def start_threads(
+    threads: list[GThread], unlock: Callable[[], Any] | None = None
+) -> Iterator[None]:
     for thread in threads:
         thread.start()
     try:

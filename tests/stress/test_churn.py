@@ -264,18 +264,18 @@ def test_blocking_of_both_kinds_with_hogs(config):
         counts = {"undeclared": 0, "declared": 0, "ticks": 0}
 
         def undeclared():
-            while time.monotonic() < end:
+            while counts["undeclared"] == 0 or time.monotonic() < end:
                 time.sleep(random.random() / 50)
                 rt.gosched()
                 counts["undeclared"] += 1
 
         def declared():
-            while time.monotonic() < end:
+            while counts["declared"] == 0 or time.monotonic() < end:
                 rt.blocking(time.sleep, random.random() / 50)
                 counts["declared"] += 1
 
         def ticker():
-            while time.monotonic() < end:
+            while counts["ticks"] == 0 or time.monotonic() < end:
                 rt.sleep(0.001)
                 rt.go(int).join(PATIENCE)
                 counts["ticks"] += 1

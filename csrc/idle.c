@@ -1,0 +1,444 @@
+/* idle.c: who sleeps, who is woken, and who gets the P. The protocol stands in scheduler.h. */
+#include "idle.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "netpoll.h"
+
+/* A function that blocked its M undeclared for so long starts on M's of its own from then on. */
+static const int64_t SOLO_AFTER = 20 * MILLISECOND;
+
+/* ---------------------------------------------------------------- idle lists (sched.lock) */
+
+/* RUNNING belongs to an M, or is on its way to one; IDLE is in the list of idle ones. */
+static bool p_legal(uint32_t from, uint32_t to) {
+    switch (from) {
+    case P_RETIRED: return to == P_IDLE;
+    case P_IDLE: return to == P_RUNNING;
+    case P_RUNNING: return to == P_IDLE || to == P_RETIRED;
+    }
+    return false;
+}
+
+/* The only way a status changes. */
+void p_move(p *pp, uint32_t from, uint32_t to) {
+    assert(p_legal(from, to) && load_relaxed(&pp->status) == from);
+    (void)p_legal, (void)from;
+    store_release(&pp->status, to);
+}
+
+void pidle_list(p *pp, uint32_t from) {
+    p_move(pp, from, P_IDLE);
+    store_release(&pp->m, NULL);
+    pp->next_idle = S.idlep;
+    S.idlep = pp;
+    atomic_fetch_add(&S.nidlep, 1);
+}
+
+/* The caller gives up pp, which it owns. A P that is to retire leaves its g's to the others:
+ * not every policy robs a retired one, and a busy M robs nobody. */
+void pidle_put(p *pp) {
+    if (!load_relaxed(&pp->retire)) {
+        pidle_list(pp, P_RUNNING);
+        return;
+    }
+    for (g *left; (left = runq_get(&pp->runq));) globq_put_one(&S.globq, &left->link);
+    store_release(&pp->m, NULL);
+    p_move(pp, P_RUNNING, P_RETIRED);
+}
+
+/* Takes an idle P, `want` if that one is idle (its caches are warm); it is RUNNING then. */
+p *pidle_get(p *want) {
+    p **at = &S.idlep;
+    if (want)
+        while (*at && *at != want) at = &(*at)->next_idle;
+    if (!*at) at = &S.idlep;
+    p *pp = *at;
+    if (!pp) return NULL;
+    *at = pp->next_idle;
+    atomic_fetch_sub(&S.nidlep, 1);
+    p_move(pp, P_IDLE, P_RUNNING);
+    return pp;
+}
+
+static void midle_put(m *mp) {
+    mp->next_idle = S.idlem;
+    S.idlem = mp;
+    mp->idle_listed = true;
+}
+
+static void midle_remove(m *mp) {
+    if (!mp->idle_listed) return;
+    for (m **at = &S.idlem; *at; at = &(*at)->next_idle)
+        if (*at == mp) {
+            *at = mp->next_idle;
+            break;
+        }
+    mp->idle_listed = false;
+}
+
+/* An M that may run anybody's fresh g's; the one in netpoll only if there's no other. */
+static m *midle_get(void) {
+    m *mp = S.idlem;
+    if (mp) {
+        midle_remove(mp);
+        return mp;
+    }
+    mp = load_relaxed(&S.poller);
+    return mp && mp->state == M_IDLE && !mp->no_fresh ? mp : NULL;
+}
+
+/* Gives pp to a sleeping mp. Returns how to wake it: do that after unlocking. */
+static bool give(m *mp, p *pp) {
+    assert(mp->state == M_IDLE || mp->state == M_WANTP);
+    assert(load_relaxed(&pp->status) == P_RUNNING && !mp->nextp);
+    midle_remove(mp);
+    mp->state = M_RUN;
+    mp->nextp = pp;
+    return mp->polling;
+}
+
+static void wake_m(m *mp, bool polling) {
+    if (polling)
+        netpoll_break();
+    else
+        note_wake(&mp->note);
+}
+
+static void queue_token(m *mp) {
+    mp->state = M_WANTP;
+    midle_remove(mp);
+    if (mp->token_queued) return;
+    mp->token_queued = true;
+    globq_put_one(&S.globq, &mp->token);
+}
+
+static void take_p(m *mp, p *pp) {
+    assert(load_relaxed(&pp->status) == P_RUNNING);
+    store_release(&pp->m, mp);
+    store_seq(&mp->p, pp);
+    mp->lastp = pp;
+    mp->p_since = nanotime();
+    if (load_seq(&S.sysmon_asleep)) sysmon_wake();
+}
+
+/* ---------------------------------------------------------------- new M's */
+
+static void sleep_until_given(m *mp);
+
+static void *m_start(void *arg) {
+    m *mp = arg;
+    sched_self = mp;
+    g_cache_begin();
+    if (mp->solo) /* whoever gives it its g sees to the P */
+        sleep_until_given(mp);
+    else {
+        p *pp = mp->nextp;
+        mp->nextp = NULL;
+        take_p(mp, pp);
+    }
+    S.ops.m_main(mp);
+    g_cache_end();
+    return NULL;
+}
+
+/* Makes an M that starts with pp, or a solo one (pp == NULL). NULL: the system gives no more
+ * threads, or everything stops. allm names an M only once its thread exists: who finds it there may use it. */
+m *newm(p *pp, bool spinning) {
+    m *mp = aligned_alloc(CACHE_LINE, sizeof(m));
+    if (!mp) return NULL;
+    memset(mp, 0, sizeof *mp);
+    mp->solo = mp->no_fresh = !pp;
+    mp->state = pp ? M_RUN : M_IDLE;
+    store_relaxed(&mp->pinned, !pp); /* the g that it is made for */
+    mp->spin_luck = SPIN_LUCK;
+    mp->token.is_token = true;
+    mp->spinning = spinning;
+    mp->nextp = pp;
+    store_relaxed(&mp->hold, HOLD_CORE);
+    boundq_init(&mp->bound);
+    mutex_lock(&S.lock);
+    uint32_t id = load_relaxed(&S.stopping) ? MAX_M : load_relaxed(&S.nm);
+    if (id < MAX_M) {
+        store_seq(&S.nm, id + 1);
+        visit();
+    }
+    mutex_unlock(&S.lock);
+    mp->id = id;
+    bool made = id < MAX_M && pthread_create(&mp->thread, NULL, m_start, mp) == 0;
+    if (made)
+        store_release(&S.allm[id], mp);
+    else {
+        free(mp);
+        mp = NULL;
+        mutex_lock(&S.lock); /* only the last number can be used again */
+        if (id < MAX_M && load_relaxed(&S.nm) == id + 1) store_seq(&S.nm, id);
+        mutex_unlock(&S.lock);
+    }
+    if (id < MAX_M) visit_end();
+    return mp;
+}
+
+/* Finds an M for pp (status RUNNING, owned by the caller), or idles pp. */
+static void startm(p *pp, bool spinning) {
+    mutex_lock(&S.lock);
+    m *mp = midle_get();
+    if (mp) {
+        mp->spinning = spinning;
+        bool polling = give(mp, pp);
+        mutex_unlock(&S.lock);
+        wake_m(mp, polling);
+        return;
+    }
+    mutex_unlock(&S.lock);
+    if (newm(pp, spinning)) return;
+    if (spinning) atomic_fetch_sub(&S.nspinning, 1);
+    mutex_lock(&S.lock);
+    pidle_put(pp);
+    mutex_unlock(&S.lock);
+}
+
+void sched_wakep(void) {
+    uint32_t none = 0;
+    if (load_seq(&S.nidlep) == 0 || load_seq(&S.nspinning) != 0) return;
+    if (!atomic_compare_exchange_strong(&S.nspinning, &none, 1)) return;
+    mutex_lock(&S.lock);
+    p *pp = pidle_get(NULL);
+    mutex_unlock(&S.lock);
+    if (pp)
+        startm(pp, true);
+    else
+        atomic_fetch_sub(&S.nspinning, 1);
+}
+
+/* Is there anything that any M could run? */
+static bool fresh_anywhere(void) {
+    if (globq_len(&S.globq)) return true;
+    for (uint32_t i = 0; i < S.maxp; i++)
+        if (!runq_empty(&load_relaxed(&S.allp[i])->runq)) return true;
+    return false;
+}
+
+void sched_handoffp(p *pp) {
+    if (!load_relaxed(&pp->retire) &&
+        (!runq_empty(&pp->runq) || globq_len(&S.globq) || timers_due(&pp->timers, nanotime()))) {
+        startm(pp, false);
+        return;
+    }
+    mutex_lock(&S.lock);
+    pidle_put(pp);
+    mutex_unlock(&S.lock);
+    /* Work that came before the idling found nobody to wake. Not only since the look, and not
+     * only this P's: its M, which blocks or is locked, hasn't looked round before it stopped. */
+    atomic_thread_fence(memory_order_seq_cst);
+    if (fresh_anywhere()) sched_wakep();
+}
+
+/* mp has a runnable g and, a moment ago, no P. */
+void need_p(m *mp) {
+    mutex_lock(&S.lock);
+    if (mp->state != M_IDLE) {
+        mutex_unlock(&S.lock);
+        return;
+    }
+    p *pp = pidle_get(mp->lastp);
+    if (!pp) {
+        queue_token(mp);
+        mutex_unlock(&S.lock);
+        return;
+    }
+    bool polling = give(mp, pp);
+    mutex_unlock(&S.lock);
+    wake_m(mp, polling);
+}
+
+
+/* ---------------------------------------------------------------- sleeping */
+
+/* The M (state M_IDLE or M_WANTP, P released) sleeps until it was given a P. */
+static void sleep_until_given(m *mp) {
+    for (;;) {
+        mutex_lock(&S.lock);
+        p *pp = mp->nextp;
+        if (!pp && load_relaxed(&S.stopping)) {
+            mutex_unlock(&S.lock);
+            return;
+        }
+        bool poll = !pp && !load_relaxed(&S.poller);
+        if (pp) {
+            mp->nextp = NULL;
+            mp->polling = false;
+        } else if (poll) {
+            midle_remove(mp);
+            mp->polling = true;
+            store_seq(&S.poll_until, INT64_MAX);
+            store_seq(&S.poller, mp);
+        }
+        mutex_unlock(&S.lock);
+        if (pp) {
+            take_p(mp, pp);
+            return;
+        }
+        if (!poll) {
+            note_sleep(&mp->note, 0);
+            continue;
+        }
+        /* A timer added from here on is earlier than poll_until and breaks the poll;
+         * one added before is seen by the scan. */
+        int64_t until = sched_next_timer();
+        store_seq(&S.poll_until, until);
+        netpoll(until);
+        int64_t now = nanotime();
+        store_relaxed(&S.last_poll, now);
+        sched_run_timers(now);
+        mutex_lock(&S.lock);
+        store_seq(&S.poller, NULL);
+        mp->polling = false;
+        if (!mp->nextp) {
+            bool work = boundq_len(&mp->bound) || (!mp->no_fresh && globq_len(&S.globq));
+            pp = work ? pidle_get(mp->lastp) : NULL;
+            if (pp)
+                give(mp, pp);
+            else if (boundq_len(&mp->bound))
+                queue_token(mp);
+            else if (!mp->no_fresh && mp->state == M_IDLE)
+                midle_put(mp);
+        }
+        mutex_unlock(&S.lock);
+    }
+}
+
+static void check_deadlock(void) {
+    if (sched_deadlocked()) S.ops.idle();
+}
+
+/* Is there anything that an idle M could run? */
+static bool work_anywhere(m *mp) {
+    return boundq_len(&mp->bound) || (!mp->no_fresh && fresh_anywhere());
+}
+
+/* Before mp is listed as idle: from then on its flag is whoever's who starts it. The caller
+ * still counts it in nspinning if this returns true. */
+static bool drop_spinning(m *mp) {
+    bool was = mp->spinning;
+    mp->spinning = false;
+    return was;
+}
+
+/* Releases mp's P and sleeps until there is something to do; mp then has a P again,
+ * or the scheduler is stopping (p == NULL). */
+void stopm(m *mp) {
+    p *pp = load_relaxed(&mp->p);
+    mutex_lock(&S.lock);
+    mp->state = M_IDLE;
+    store_seq(&mp->p, NULL);
+    bool spinning = drop_spinning(mp);
+    if (!mp->no_fresh) {
+        midle_put(mp);
+        pidle_put(pp);
+    }
+    mutex_unlock(&S.lock);
+    if (mp->no_fresh) sched_handoffp(pp);
+    if (spinning) atomic_fetch_sub(&S.nspinning, 1);
+    atomic_thread_fence(memory_order_seq_cst);
+    /* Whoever submitted before the drop is seen here; whoever submits after it wakes us. */
+    if (work_anywhere(mp)) {
+        mutex_lock(&S.lock);
+        if (mp->state == M_IDLE) {
+            p *back = pidle_get(pp);
+            if (back)
+                give(mp, back);
+            else if (boundq_len(&mp->bound))
+                queue_token(mp);
+        }
+        mutex_unlock(&S.lock);
+    } else
+        check_deadlock();
+    /* sched_end may have looked at `draining` just before it was set, and the host at the
+     * number of g's just before that one was counted out: here, behind the fence, one of the
+     * two is seen. */
+    if (unlikely(load_seq(&S.draining))) check_last();
+    S.ops.detach(mp);
+    sleep_until_given(mp);
+    S.ops.attach(mp);
+}
+
+/* Hands mp's P to `to`, whose token was dequeued, and sleeps (Go's startlockedm). */
+void serve_token(m *mp, m *to) {
+    p *pp = load_relaxed(&mp->p);
+    mutex_lock(&S.lock);
+    to->token_queued = false;
+    if (to->state != M_WANTP) { /* it found a P by itself meanwhile */
+        mutex_unlock(&S.lock);
+        return;
+    }
+    p *idle = pidle_get(to->lastp);
+    if (idle) {
+        bool polling = give(to, idle);
+        mutex_unlock(&S.lock);
+        wake_m(to, polling);
+        return;
+    }
+    count_add(&pp->stat.tokens, 1);
+    mp->state = M_IDLE;
+    store_seq(&mp->p, NULL);
+    bool spinning = drop_spinning(mp);
+    atomic_thread_fence(memory_order_seq_cst);
+    if (boundq_len(&mp->bound))
+        queue_token(mp);
+    else if (!mp->no_fresh)
+        midle_put(mp);
+    bool polling = give(to, pp);
+    mutex_unlock(&S.lock);
+    if (spinning) atomic_fetch_sub(&S.nspinning, 1);
+    wake_m(to, polling);
+    S.ops.detach(mp);
+    sleep_until_given(mp);
+    S.ops.attach(mp);
+}
+
+bool sched_blocked_long(m *mp) {
+    return load_acquire(&mp->hold) == HOLD_TAKEN && load_relaxed(&mp->nop_undeclared) &&
+           nanotime() - load_relaxed(&mp->nop_since) > SOLO_AFTER;
+}
+
+p *sched_reacquire(m *mp) {
+    g *gp = load_relaxed(&mp->cur);
+    if (gp && load_relaxed(&mp->nop_undeclared) && nanotime() - load_relaxed(&mp->nop_since) > SOLO_AFTER) gp->blocked = true;
+    mutex_lock(&S.lock);
+    atomic_fetch_sub(&S.nnop, 1);
+    mp->state = M_IDLE;
+    p *pp = pidle_get(mp->lastp);
+    if (pp)
+        give(mp, pp);
+    else
+        queue_token(mp);
+    mutex_unlock(&S.lock);
+    S.ops.detach(mp);
+    while (!load_relaxed(&mp->p) && !load_relaxed(&S.stopping)) sleep_until_given(mp);
+    S.ops.attach(mp);
+    return load_relaxed(&mp->p);
+}
+
+p *sched_retake(m *mp, p *pp, uint32_t from) {
+    mutex_lock(&S.lock);
+    if (load_seq(&mp->p) != pp) {
+        mutex_unlock(&S.lock);
+        return NULL;
+    }
+    /* Before the exchange: mp may read them as soon as it sees HOLD_TAKEN, and only then. */
+    store_relaxed(&mp->nop_undeclared, from == HOLD_HOST);
+    store_relaxed(&mp->nop_since, nanotime());
+    if (atomic_compare_exchange_strong_explicit(&mp->hold, &from, HOLD_TAKEN, memory_order_acq_rel,
+                                                memory_order_relaxed)) {
+        pp = load_seq(&mp->p); /* stands still now: a core that is entered waits for the lock */
+        assert(pp && mp->state == M_RUN);
+        mp->state = M_NOP;
+        store_seq(&mp->p, NULL);
+        atomic_fetch_add(&S.nnop, 1);
+    } else
+        pp = NULL;
+    mutex_unlock(&S.lock);
+    return pp;
+}

@@ -1,0 +1,166 @@
+/* life.c: starting and stopping, the number of P's, and questions about everybody. */
+#include <errno.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "idle.h"
+#include "netpoll.h"
+
+/* ---------------------------------------------------------------- timers over all P's */
+
+int64_t sched_next_timer(void) {
+    int64_t next = INT64_MAX;
+    for (uint32_t i = 0; i < S.maxp; i++) {
+        int64_t n = load_seq(&load_relaxed(&S.allp[i])->timers.next);
+        if (n < next) next = n;
+    }
+    return next;
+}
+
+void sched_timer_added(int64_t when) {
+    if (load_seq(&S.poller) && when < load_seq(&S.poll_until)) netpoll_break();
+}
+
+void sched_run_timers(int64_t now) {
+    for (uint32_t i = 0; i < S.maxp; i++) timers_run(&load_relaxed(&S.allp[i])->timers, now);
+}
+
+void sched_kick_poller(void) {
+    mutex_lock(&S.lock);
+    m *mp = load_relaxed(&S.poller) ? NULL : S.idlem;
+    mutex_unlock(&S.lock);
+    if (mp) note_wake(&mp->note);
+}
+
+/* ---------------------------------------------------------------- life */
+
+static p *newp(uint32_t id) {
+    p *pp = aligned_alloc(CACHE_LINE, sizeof(p));
+    if (!pp) return NULL;
+    memset(pp, 0, sizeof *pp);
+    pp->id = id;
+    pp->rand = 0x9E3779B97F4A7C15ULL * (id + 1);
+    timers_init(&pp->timers);
+    store_release(&S.allp[id], pp);
+    return pp;
+}
+
+uint64_t sched_live(void) {
+    uint64_t made = 0, ended = load_seq(&S.ended_outside);
+    /* All that ended first: a g that ends in between is then counted as live, never the
+     * reverse. */
+    for (uint32_t i = 0; i < S.maxp; i++) ended += load_seq(&load_relaxed(&S.allp[i])->stat.ended);
+    made += load_seq(&S.created_outside);
+    for (uint32_t i = 0; i < S.maxp; i++) made += load_seq(&load_relaxed(&S.allp[i])->stat.created);
+    return made - ended;
+}
+
+void check_last(void) {
+    if (sched_live() == 0) S.ops.idle();
+}
+
+bool sched_deadlocked(void) {
+    mutex_lock(&S.lock);
+    /* In this order: a timer that fires, an event that is dispatched and a plain thread's
+     * go() count until the g is in a queue. */
+    bool dead = load_seq(&S.nidlep) >= load_seq(&S.procs) && load_seq(&S.nnop) == 0 &&
+                globq_len(&S.globq) == 0 && load_seq(&S.external) == 0 && netpoll_waiters() == 0 &&
+                sched_next_timer() == INT64_MAX && sched_live() > 0 && load_seq(&S.visitors) == 0;
+    for (uint32_t i = 0; dead && i < S.maxp; i++)
+        dead = load_seq(&load_relaxed(&S.allp[i])->timers.firing) == 0 && runq_empty(&load_relaxed(&S.allp[i])->runq);
+    for (uint32_t i = 0; dead && i < load_relaxed(&S.nm); i++) {
+        m *mp = load_acquire(&S.allm[i]);
+        if (mp) dead = boundq_len(&mp->bound) == 0;
+    }
+    mutex_unlock(&S.lock);
+    return dead;
+}
+
+uint32_t sched_set_procs(uint32_t n) {
+    if (n > MAX_P) n = MAX_P;
+    mutex_lock(&S.lock);
+    uint32_t old = load_relaxed(&S.procs);
+    while (S.maxp < n && newp(S.maxp)) S.maxp++;
+    if (n > S.maxp) n = S.maxp;
+    for (uint32_t i = 0; i < S.maxp; i++) {
+        p *pp = load_relaxed(&S.allp[i]);
+        uint32_t status = load_relaxed(&pp->status);
+        store_seq(&pp->retire, i >= n);
+        if (i < n && status == P_RETIRED) pidle_list(pp, P_RETIRED);
+        if (i >= n && status == P_IDLE) pidle_put(pidle_get(pp));
+    }
+    store_seq(&S.procs, n);
+    mutex_unlock(&S.lock);
+    sysmon_wake();
+    /* More P's: give them to M's that wait for one, and to whoever finds work. */
+    for (uint32_t i = old; i < n; i++) sched_wakep();
+    return old;
+}
+
+int sched_start(const host_ops *ops, uint32_t procs, uint32_t policy) {
+    S.ops = *ops;
+    int err = netpoll_init();
+    if (err) return err;
+    store_relaxed(&S.stopping, false);
+    store_relaxed(&S.policy, policy);
+    if (!load_relaxed(&S.next_id)) store_relaxed(&S.next_id, 1);
+    if (!load_relaxed(&S.spin_ns)) store_relaxed(&S.spin_ns, 20 * MICROSECOND);
+    if (!load_relaxed(&S.steal_grace_ns)) store_relaxed(&S.steal_grace_ns, 50 * MICROSECOND);
+    if (sched_set_procs(procs) == 0 && S.maxp == 0) return -ENOMEM;
+    store_release(&S.running, true);
+    if ((err = pthread_create(&S.sysmon_thread, NULL, sysmon_main, NULL))) {
+        store_release(&S.running, false);
+        return -err;
+    }
+    return 0;
+}
+
+void sched_stop(void) {
+    mutex_lock(&S.lock);
+    store_seq(&S.stopping, true); /* from here on newm makes none */
+    mutex_unlock(&S.lock);
+    while (load_seq(&S.visitors)) sched_yield();
+    mutex_lock(&S.lock);
+    uint32_t nm = load_relaxed(&S.nm);
+    for (uint32_t i = 0; i < nm; i++) {
+        m *mp = load_relaxed(&S.allm[i]);
+        if (mp) note_wake(&mp->note);
+    }
+    mutex_unlock(&S.lock);
+    for (uint32_t i = 0; i < nm; i++) {
+        m *mp = load_relaxed(&S.allm[i]);
+        if (!mp) continue;
+        netpoll_break();
+        pthread_join(mp->thread, NULL);
+    }
+    store_release(&S.running, false);
+    sysmon_wake();
+    pthread_join(S.sysmon_thread, NULL);
+    for (uint32_t i = 0; i < nm; i++) {
+        m *mp = load_relaxed(&S.allm[i]);
+        if (mp) free(load_relaxed(&mp->host));
+        free(mp);
+        store_relaxed(&S.allm[i], NULL);
+    }
+    for (uint32_t i = 0; i < S.maxp; i++) {
+        p *pp = load_relaxed(&S.allp[i]);
+        timers_free(&pp->timers);
+        free(pp);
+        store_relaxed(&S.allp[i], NULL);
+    }
+    /* epoll stays: sockets made in this run may be used in the next. */
+    uint64_t next_id = load_relaxed(&S.next_id);
+    S = (sched){.idlep = NULL};
+    store_relaxed(&S.next_id, next_id);
+}
+
+void sched_after_fork(void) {
+    /* The memory of the parent's threads is lost, once per fork: their M's and P's may be
+     * in any state. */
+    netpoll_fini();
+    g_after_fork();
+    S = (sched){.idlep = NULL};
+    store_relaxed(&S.next_id, 1);
+    sched_self = NULL;
+}
