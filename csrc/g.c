@@ -1,17 +1,17 @@
 /* g.c: the slab of g's.
  *
  * Chunks are added, never moved or freed: a g's address and index are for life. Each is
- * 2 MiB that the kernel may back with one huge page (one page fault for thousands of
- * g's) and is handed out from its start. Free g's wait in a list under a lock, with a small cache per thread in front of it, so that
+ * handed out from its start, so that memory nobody needs is never touched. (Huge pages for
+ * it, for the frames and for the heap were tried: fewer page faults, but where free memory
+ * has gone back to a hypervisor, clearing them took three times as long: 16 us a G.) Free
+ * g's wait in a list under a lock, with a small cache per thread in front of it, so that
  * the usual go() and end touch no shared line. */
 #include "g.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
-enum { CHUNK_BYTES = 2 << 20, CHUNK_G = 8192, MAX_CHUNKS = 1 << 14, CACHE_G = 64 };
-_Static_assert(CHUNK_G * sizeof(g) <= CHUNK_BYTES, "a chunk of g's must fit one huge page");
+enum { CHUNK_G = 8192, MAX_CHUNKS = 1 << 14, CACHE_G = 64 };
 
 static _Atomic(g *) chunks[MAX_CHUNKS];
 static _Atomic uint32_t slots; /* == carved, for readers without the lock */
@@ -34,9 +34,8 @@ static inline void set_next_free(g *gp, g *next) { store_relaxed(&gp->link.next,
 
 /* Adds a chunk; called without the lock, as it allocates. */
 static bool grow(void) {
-    g *chunk = aligned_alloc(CHUNK_BYTES, CHUNK_BYTES);
+    g *chunk = malloc(CHUNK_G * sizeof(g));
     if (!chunk) return false;
-    madvise(chunk, CHUNK_BYTES, MADV_HUGEPAGE);
     mutex_lock(&slab_lock);
     uint32_t n = nchunks;
     if (n < MAX_CHUNKS && carved == n * CHUNK_G) { /* else another thread was quicker */

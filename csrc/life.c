@@ -60,13 +60,19 @@ void check_last(void) {
     if (sched_live() == 0) S.ops.idle();
 }
 
+/* Comparing counts wouldn't do: a P that is to retire runs until its M looks. */
+bool sched_all_idle(void) {
+    for (uint32_t i = 0; i < S.maxp; i++)
+        if (load_seq(&load_relaxed(&S.allp[i])->status) == P_RUNNING) return false;
+    return load_seq(&S.nnop) == 0;
+}
+
 bool sched_deadlocked(void) {
     mutex_lock(&S.lock);
     /* In this order: a timer that fires, an event that is dispatched and a plain thread's
      * go() count until the g is in a queue. */
-    bool dead = load_seq(&S.nidlep) >= load_seq(&S.procs) && load_seq(&S.nnop) == 0 &&
-                globq_len(&S.globq) == 0 && load_seq(&S.external) == 0 && netpoll_waiters() == 0 &&
-                sched_next_timer() == INT64_MAX && sched_live() > 0 && load_seq(&S.visitors) == 0;
+    bool dead = sched_all_idle() && globq_len(&S.globq) == 0 && load_seq(&S.external) == 0 &&
+                netpoll_waiters() == 0 && sched_next_timer() == INT64_MAX && sched_live() > 0 && load_seq(&S.visitors) == 0;
     for (uint32_t i = 0; dead && i < S.maxp; i++)
         dead = load_seq(&load_relaxed(&S.allp[i])->timers.firing) == 0 && runq_empty(&load_relaxed(&S.allp[i])->runq);
     for (uint32_t i = 0; dead && i < load_relaxed(&S.nm); i++) {

@@ -157,6 +157,7 @@ void sched_after_fork(void);
 uint32_t sched_set_procs(uint32_t n); /* returns what it was */
 uint64_t sched_live(void);            /* g's that were made and haven't ended */
 bool sched_deadlocked(void);
+bool sched_all_idle(void); /* no P runs, and no M came off its P */
 
 /* ---- the core's door: an M calls these around everything below. */
 p *sched_reacquire(m *mp); /* the slow half of enter: waits for a P */

@@ -118,13 +118,13 @@ void *sysmon_main(void *arg) {
     while (load_acquire(&S.running)) {
         clock_sync();
         int64_t now = nanotime();
-        bool all_idle = load_seq(&S.nidlep) >= load_seq(&S.procs) && load_seq(&S.nnop) == 0;
+        bool all_idle = sched_all_idle();
         /* Not before the longest pause: who takes a P has to wake us, which costs it a
          * system call. */
         if (all_idle && pause == PAUSE_MAX) {
             store_seq(&S.sysmon_asleep, true);
-            /* take_p looks at sysmon_asleep after its P left the idle list. */
-            if (load_seq(&S.nidlep) >= load_seq(&S.procs)) note_sleep(&S.sysmon_note, 0);
+            /* take_p looks at sysmon_asleep after its P became RUNNING. */
+            if (sched_all_idle()) note_sleep(&S.sysmon_note, 0);
             store_seq(&S.sysmon_asleep, false);
             vain = 0;
             pause = PAUSE_MIN;

@@ -17,9 +17,8 @@ from ._door import (
 from .blocking import blocking
 from .cancel import deadline, shield, timeout
 from .dump import dump, dump_on_signal
-from .group import Executor, Pool, TaskGroup, gather
+from .group import Executor, Pool, TaskGroup, gather, map_as_completed
 from .group import map as map
-from .group import map_as_completed
 from .local import Local
 from .outside import awaitable, call_from_thread, denotify, notify
 from .runtime import gomaxprocs, lock_os_thread, num_goroutine, run, unlock_os_thread

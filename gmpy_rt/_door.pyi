@@ -4,7 +4,6 @@ from collections.abc import Callable
 from types import CodeType, TracebackType
 from typing import Any, Generic, Literal, ParamSpec, Self, TypeVar, final, overload
 
-
 P = ParamSpec("P")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -67,7 +66,10 @@ class Lock:
     def _at_fork_reinit(self) -> None: ...
     def __enter__(self) -> bool: ...
     def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
     ) -> None: ...
 
 @final
@@ -86,7 +88,10 @@ class RLock:
     def _at_fork_reinit(self) -> None: ...
     def __enter__(self) -> bool: ...
     def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
     ) -> None: ...
 
 class Semaphore:
@@ -99,7 +104,10 @@ class Semaphore:
     def release(self, n: int = 1) -> None: ...
     def __enter__(self) -> bool: ...
     def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
     ) -> None: ...
 
 @final
@@ -133,7 +141,10 @@ class Scope:
     def reschedule(self, seconds: float | None, /) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
     ) -> bool: ...
 
 class Group:
@@ -199,6 +210,7 @@ def select(
 ) -> tuple[int | None, Any]: ...
 def look(limit: int, /) -> list[tuple[G[Any], Any, list[tuple[CodeType, int]]]]: ...
 def no_preempt(by: int, /) -> None: ...
+def no_preempt_in(files: set[str], /) -> None: ...
 def external(by: int, /) -> None: ...
 def lock_m(by: int, /) -> None: ...
 def start(procs: int, policy: int, eventfd: int, /) -> None: ...

@@ -16,8 +16,8 @@ def _check_versions() -> None:
     free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
     if free_threaded and sys.version_info < (3, 14, 4):
         raise ImportError(
-            f"gmpy_rt needs free-threaded CPython 3.14.4 or newer, this is {sys.version.split()[0]}: "
-            "greenlets crash on older ones; install a newer one, or use a build with the GIL"
+            "gmpy_rt needs free-threaded CPython 3.14.4 or newer, this is "
+            f"{sys.version.split()[0]}: greenlets crash on older ones; install a newer one, or use a build with the GIL"
         )
     have = tuple(int(part) for part in greenlet.__version__.split(".")[:3])
     if have < (3, 5, 6):
@@ -28,7 +28,7 @@ def _check_versions() -> None:
 
 
 def _load_door() -> ModuleType:
-    from . import _core  # type: ignore[attr-defined]
+    from . import _core
 
     name = "gmpy_rt._door"
     loader = importlib.machinery.ExtensionFileLoader(name, _core.__file__)

@@ -18,12 +18,13 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
+from . import _door
 from . import _load as _load  # before anything that imports _door
+from . import procs as _procs
 from ._core import ffi, lib
 from ._door import Cancelled, Chan, DeadlockError, G
-from . import _door, procs as _procs
 
 T = TypeVar("T")
 Affinity = Literal["spread"] | Sequence[int] | None
@@ -81,6 +82,7 @@ class _Runtime:
 
 
 _active: _Runtime | None = None
+_PATIENCE = 5.0
 _starting = threading.Lock()
 
 
@@ -108,10 +110,14 @@ def _check_affinity(affinity: Affinity) -> list[int] | None:
         return usable
     if isinstance(affinity, str) or not isinstance(affinity, Sequence) or not affinity:
         raise ValueError(f"affinity={affinity!r}: give None, 'spread', or a list of CPU numbers")
+    cpus: list[int] = []
     for cpu in affinity:
         if not isinstance(cpu, int) or cpu not in usable:
-            raise ValueError(f"affinity={affinity!r}: this process may use the CPUs {usable}, not {cpu!r}")
-    return list(affinity)
+            raise ValueError(
+                f"affinity={affinity!r}: this process may use the CPUs {usable}, not {cpu!r}"
+            )
+        cpus.append(cpu)
+    return cpus
 
 
 def _on_m_start(number: int) -> None:
@@ -153,7 +159,10 @@ def run(
     """
     global _active
     if not callable(main):
-        raise TypeError(f"run({main!r}): not callable; pass the function and its arguments apart: run(main, *args)")
+        raise TypeError(
+            f"run({main!r}): not callable; pass the function and its arguments apart: "
+            "run(main, *args)"
+        )
     n = _procs.default_procs() if procs is None else _procs.check_procs(procs)
     index = _check_policy(policy)
     cpus = _check_affinity(affinity)
@@ -161,7 +170,10 @@ def run(
         raise RuntimeError("run() inside a G: the runtime runs already, use go(fn, *args) instead")
     with _starting:
         if _active is not None:
-            raise RuntimeError("run() while another thread's run() is under way: a process has one runtime; use go()")
+            raise RuntimeError(
+                "run() while another thread's run() is under way: "
+                "a process has one runtime; use go()"
+            )
         runtime = _active = _Runtime(cpus)
     _door.set_on_m_start(_on_m_start)
     _door.start(n, index, runtime.eventfd)
@@ -171,7 +183,7 @@ def run(
             _wait_for_main(runtime, runtime.main)
         finally:
             _drain(runtime)
-        return runtime.main.result(0)
+        return cast(T, runtime.main.result(0))
     finally:
         _door.stop()
         _preemption_off()
@@ -201,8 +213,7 @@ def _foreign_threads() -> list[threading.Thread]:
     return [
         t
         for t in threading.enumerate()
-        if t is not mine and not t.name.startswith("gmpy-m")
-        and not is_idle_worker(t)
+        if t is not mine and not t.name.startswith("gmpy-m") and not is_idle_worker(t)
     ]
 
 
@@ -214,7 +225,11 @@ def _raise_deadlock(main: G[Any]) -> None:
 
 
 def _drain(runtime: _Runtime) -> None:
-    """Cancels what is left, and again what parks again, until every G has ended."""
+    """Cancels what is left, and waits until every G has ended.
+
+    Who parks again gets _PATIENCE seconds for it (a `finally` that says goodbye), then another
+    Cancelled; at once if nothing could wake it.
+    """
     left = _door.drain()
     while left:
         for g in _door.all_g():
@@ -222,7 +237,7 @@ def _drain(runtime: _Runtime) -> None:
                 g.cancel()
             del g
         try:
-            runtime.wait(0.1)
+            runtime.wait(_PATIENCE)
         except KeyboardInterrupt:
             print("gmpy_rt: waiting for G's that don't end:", file=sys.stderr)
             from .dump import dump
@@ -336,6 +351,10 @@ def _locking_files() -> set[str]:
     return files | {"<frozen importlib._bootstrap>"}
 
 
+def _do_nothing() -> None:
+    pass
+
+
 def _preemption_off() -> None:
     """After the runtime has ended. Replaced where there is something to do."""
 
@@ -345,7 +364,7 @@ def _set_up_preemption() -> None:
     _door.no_preempt_in(_locking_files())
     mechanism = preemption_mechanism()
     if mechanism != "monitoring":
-        _door.preempt_mode(mechanism)
+        _door.preempt_mode(mechanism, _do_nothing)
         return
     from . import _monitoring
 

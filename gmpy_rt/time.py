@@ -22,12 +22,12 @@ __gmpy_atomic__ = True  # no interrupt between two bytecodes here, see preempt.c
 
 def _check(seconds: float, name: str = "seconds") -> float:
     try:
-        value = float(seconds)
-    except (TypeError, ValueError):
+        nan = math.isnan(seconds)
+    except TypeError:
         raise TypeError(f"{name}={seconds!r}: give a number of seconds") from None
-    if math.isnan(value):
+    if nan:
         raise ValueError(f"{name}=nan: give a number of seconds")
-    return value
+    return float(seconds)
 
 
 class _Entry:

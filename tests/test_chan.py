@@ -197,7 +197,7 @@ def test_many_senders_and_receivers_lose_and_double_nothing():
     for capacity in (0, 3):
         ch, out = rt.Chan(capacity), rt.Chan(100)
         senders = [
-            rt.go(lambda base=base: [ch.send(base * 200 + i) for i in range(200)])
+            rt.go(lambda ch=ch, base=base: [ch.send(base * 200 + i) for i in range(200)])
             for base in range(10)
         ]
 

@@ -20,7 +20,7 @@ from test_g import in_runtime
 
 import gmpy_rt as rt
 
-MODULE = '''
+MODULE = """
 import gmpy_rt as rt
 
 def leaf():
@@ -78,7 +78,7 @@ def on_the_stack(ch):
 
 def leaf_with(f, value):
     return f()
-'''
+"""
 
 GOOD = ("leaf ok", "K ok")
 
@@ -105,9 +105,7 @@ def drop_and_collect(names: dict) -> tuple[weakref.ref, weakref.ref]:
     return refs
 
 
-@pytest.mark.parametrize(
-    "name", ["body", "nested", "generator", "comprehension", "on_the_stack"]
-)
+@pytest.mark.parametrize("name", ["body", "nested", "generator", "comprehension", "on_the_stack"])
 @in_runtime
 def test_a_parked_g_resumes_after_its_module_dropped_its_functions(name):
     names, ch = new_module(), rt.Chan()
@@ -118,7 +116,7 @@ def test_a_parked_g_resumes_after_its_module_dropped_its_functions(name):
     for _ in gs:
         ch.send(0)
     assert [g.result(PATIENCE) for g in gs] == [GOOD] * 5
-    del gs
+    gs.clear()
     poll_until(lambda: gc.collect() is not None and leaf() is None and k() is None)
 
 
@@ -163,7 +161,7 @@ def test_gs_parked_at_many_depths_survive_collections():
         return sorted([1], key=lambda _: ch.recv())
 
     def viamap(ch):
-        return list(map(lambda c: c.recv(), [ch]))  # noqa: C417
+        return list(map(lambda c: c.recv(), [ch]))
 
     def viapartial(ch):
         return functools.partial(leafpark, ch)()

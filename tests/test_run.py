@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
 import weakref
@@ -140,10 +141,8 @@ def test_a_g_that_parks_again_in_its_finally_block_is_waited_for():
 def test_a_g_that_swallows_its_cancellation_is_cancelled_again():
     def deaf():
         for _ in range(3):
-            try:
+            with contextlib.suppress(rt.Cancelled):
                 rt.sleep(PATIENCE)
-            except rt.Cancelled:
-                pass
         return "gave in"
 
     def main():
@@ -262,10 +261,8 @@ def test_an_unhandled_exception_nobody_asks_for_is_reported_once():
 def test_an_exception_somebody_asked_for_is_not_reported(ask):
     def main():
         g = rt.go(int, "no number")
-        try:
+        with contextlib.suppress(ValueError):
             getattr(g, ask)(PATIENCE)
-        except ValueError:
-            pass
 
     with excepthook_calls() as calls:
         rt.run(main)

@@ -5,9 +5,9 @@
  * own. So:
  *
  * root chunks   A worker greenlet begins with a first chunk of 2 KiB from here (stack_root),
- *               enough for about eight frames. They lie densely in 2 MiB regions that the
- *               kernel may back with one huge page: one fault for a thousand G's. An empty
- *               region gives its memory back if there is another with room.
+ *               enough for about eight frames. Two of them share a page. They lie in 2 MiB
+ *               regions; an empty region gives its memory back if there is another with
+ *               room.
  * deeper G's    get ordinary chunks of 16 KiB from the interpreter, which asks its arena
  *               allocator (PyObject_SetArenaAllocator, public): it is replaced by a pool
  *               that keeps up to HOT freed ones.
@@ -62,7 +62,6 @@ static region *region_new(void) {
     char *base = (char *)(((uintptr_t)raw + REGION - 1) & ~(uintptr_t)(REGION - 1));
     if (base > raw) munmap(raw, (size_t)(base - raw));
     if (base + REGION < raw + 2 * REGION) munmap(base + REGION, (size_t)(raw + REGION - base));
-    madvise(base, REGION, MADV_HUGEPAGE);
     region *r = (region *)base;
     r->carved = 1; /* the header's block */
     return r;

@@ -21,7 +21,8 @@ static PyObject *locking_files; /* frozenset of co_filename's */
 
 enum { MODE_NONE, MODE_REMOTE, MODE_MONITORING };
 static int mode = MODE_NONE;
-static PyObject *monitoring_on; /* Python: switches the events on */
+/* Python. monitoring: switches the events on; remote-debug: does nothing, see deliver_async. */
+static PyObject *callback;
 
 static const char script[] = "from gmpy_rt._door import yield_point as y\n+y\n";
 
@@ -68,11 +69,11 @@ bool py_preempt(m *mp) {
         mutex_unlock(&h->lock);
     }
 #endif
-    if (mode == MODE_MONITORING && monitoring_on) {
+    if (mode == MODE_MONITORING && callback) {
         store_relaxed(&h->monitor_asked, true);
         PyGILState_STATE state = PyGILState_Ensure();
-        PyObject *r = PyObject_CallNoArgs(monitoring_on);
-        if (!r) PyErr_WriteUnraisable(monitoring_on);
+        PyObject *r = PyObject_CallNoArgs(callback);
+        if (!r) PyErr_WriteUnraisable(callback);
         asked = r != NULL;
         Py_XDECREF(r);
         PyGILState_Release(state);
@@ -102,6 +103,15 @@ static bool in_atomic_code(void) {
  * which the park that is about to begin raises; async_forget drops it. */
 static void deliver_async(g *gp) {
     if (!load_relaxed(&gp->cancel) || in_atomic_code()) return;
+    /* The check that raises it first runs what else waits for one: finalizers and weakref
+     * callbacks of objects that other threads let go, a collection. Raised inside one of
+     * those it would be reported as ignored, and lost. So they run now: a Python call is a
+     * check. */
+    if (mode == MODE_REMOTE && callback) {
+        PyObject *r = PyObject_CallNoArgs(callback);
+        if (!r) PyErr_WriteUnraisable(callback);
+        Py_XDECREF(r);
+    }
     /* It takes a class: an instance would end as a SystemError. */
     PyObject *exc = take_interrupt(host_g(gp), true);
     if (!exc) {
@@ -212,7 +222,7 @@ static PyObject *door_preempt_mode(PyObject *Py_UNUSED(module), PyObject *args) 
     PyObject *on = Py_None;
     if (!PyArg_ParseTuple(args, "s|O", &name, &on)) return NULL;
     mode = strcmp(name, "remote-debug") == 0 ? MODE_REMOTE : strcmp(name, "monitoring") == 0 ? MODE_MONITORING : MODE_NONE;
-    Py_XSETREF(monitoring_on, on == Py_None ? NULL : Py_NewRef(on));
+    Py_XSETREF(callback, on == Py_None ? NULL : Py_NewRef(on));
 #if PY_VERSION_HEX >= 0x030E0000
     if (mode == MODE_REMOTE && !script_path[0]) {
         int fd = memfd_create("gmpy_rt-yield", MFD_CLOEXEC);

@@ -1,8 +1,6 @@
 /* pyg.c: the G object: go(), its life, join and result. */
 #include "bridge.h"
 
-#include <sys/mman.h>
-
 #include <unistd.h>
 
 PyTypeObject *G_Type;
@@ -60,21 +58,6 @@ static int inherit_context(PyG *self) {
     return self->context ? 0 : -1;
 }
 
-/* Page faults dominate the start of a hundred thousand G's (2 us each, measured). mimalloc
- * cuts its memory out of arenas of 1 GiB: let the kernel back with huge pages what follows the
- * first G of each M, where the greenlets and their stacks will go. */
-static void advise_heap(void *object) {
-#ifdef Py_GIL_DISABLED
-    static const uintptr_t SEGMENT = (uintptr_t)32 << 20, ARENA = (uintptr_t)1 << 30;
-    static _Thread_local uintptr_t from;
-    if (likely((uintptr_t)object - from < ARENA)) return;
-    from = (uintptr_t)object & ~(SEGMENT - 1);
-    madvise((void *)from, ARENA, MADV_HUGEPAGE); /* the unmapped part of it doesn't matter */
-#else
-    (void)object;
-#endif
-}
-
 static PyG *new_g(PyObject *fn, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
     PyG *self = PyObject_GC_New(PyG, G_Type);
     if (!self) return NULL;
@@ -100,7 +83,6 @@ static PyG *new_g(PyObject *fn, PyObject *const *args, Py_ssize_t nargs, PyObjec
     }
     note_maker(self);
     if (inherit_context(self) < 0) goto fail;
-    advise_heap(self);
     /* Not tracked while it lives: the runtime refers to it, it can't be garbage. finish()
      * tracks it if its outcome could be part of a cycle. */
     return self;

@@ -42,8 +42,14 @@ class GThread:
     """As much of threading.Thread as the tests use, on a G."""
 
     def __init__(
-        self, group: None = None, target: Callable[..., Any] | None = None, name: str | None = None,
-        args: Any = (), kwargs: Any = None, *, daemon: bool | None = None,
+        self,
+        group: None = None,
+        target: Callable[..., Any] | None = None,
+        name: str | None = None,
+        args: Any = (),
+        kwargs: Any = None,
+        *,
+        daemon: bool | None = None,
     ) -> None:
         self._call = (target, args, kwargs or {})
         self.daemon, self._g = daemon, None
@@ -107,9 +113,16 @@ def start_new_thread(fn: Callable[..., Any], args: Any = ()) -> int:
 
 SLEEP = Shim(time, sleep=rt.sleep)
 THREADING = Shim(
-    threading, get_ident=ident, Thread=GThread, Lock=sync.Lock, RLock=sync.RLock,
-    Event=sync.Event, Condition=sync.Condition, Barrier=sync.Barrier,
-    Semaphore=sync.Semaphore, BoundedSemaphore=sync.BoundedSemaphore,
+    threading,
+    get_ident=ident,
+    Thread=GThread,
+    Lock=sync.Lock,
+    RLock=sync.RLock,
+    Event=sync.Event,
+    Condition=sync.Condition,
+    Barrier=sync.Barrier,
+    Semaphore=sync.Semaphore,
+    BoundedSemaphore=sync.BoundedSemaphore,
 )
 
 
@@ -120,13 +133,21 @@ def load(name: str) -> ModuleType:
 
     module = importlib.import_module(f"test.{name}")
     helper = Shim(
-        threading_helper, start_threads=start_threads, wait_threads_exit=wait_threads_exit,
-        threading_setup=lambda: (), threading_cleanup=lambda *a: None,
+        threading_helper,
+        start_threads=start_threads,
+        wait_threads_exit=wait_threads_exit,
+        threading_setup=lambda: (),
+        threading_cleanup=lambda *a: None,
         join_thread=lambda t, timeout=None: t.join(timeout),
     )
     support.time = SLEEP  # type: ignore[attr-defined]
-    replacements = {"time": SLEEP, "threading": THREADING, "threading_helper": helper,
-                    "start_new_thread": start_new_thread, "_TriggerThread": TriggerThread}
+    replacements = {
+        "time": SLEEP,
+        "threading": THREADING,
+        "threading_helper": helper,
+        "start_new_thread": start_new_thread,
+        "_TriggerThread": TriggerThread,
+    }
     for key, value in replacements.items():
         if hasattr(module, key):
             setattr(module, key, value)
@@ -153,8 +174,10 @@ def lock_cases() -> list[type[unittest.TestCase]]:
 def queue_cases() -> list[type[unittest.TestCase]]:
     tests: Any = load("test_queue")
     bases = {
-        "QueueTest": "QueueTest", "LifoQueueTest": "LifoQueueTest",
-        "PriorityQueueTest": "PriorityQueueTest", "FailingQueueTest": "FailingQueueTest",
+        "QueueTest": "QueueTest",
+        "LifoQueueTest": "LifoQueueTest",
+        "PriorityQueueTest": "PriorityQueueTest",
+        "FailingQueueTest": "FailingQueueTest",
         "BaseSimpleQueueTest": "SimpleQueueTest",
     }
     cases = []

@@ -1,0 +1,238 @@
+"""TaskGroup, gather, map, map_as_completed, Pool, Executor."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import threading
+
+import pytest
+from support import PATIENCE, excepthook_calls, is_parked, poll_until
+from test_g import in_runtime
+
+import gmpy_rt as rt
+
+
+def fail():
+    raise ZeroDivisionError("mine")
+
+
+@in_runtime
+def test_the_block_ends_after_its_children_and_grandchildren():
+    done = []
+
+    def child(tg, depth):
+        if depth:
+            tg.go(child, tg, depth - 1)
+        rt.sleep(0.005)
+        done.append(depth)
+
+    with rt.TaskGroup() as tg:
+        g = tg.go(child, tg, 3)
+        assert isinstance(g, rt.G)
+    assert sorted(done) == [0, 1, 2, 3]
+    assert len(tg) == 0
+
+
+@in_runtime
+def test_the_first_failure_cancels_the_siblings_and_interrupts_the_body():
+    with excepthook_calls() as calls:
+        with pytest.raises(ExceptionGroup) as raised, rt.TaskGroup() as tg:
+            sibling = tg.go(rt.sleep, PATIENCE)
+            tg.go(fail)
+            rt.sleep(PATIENCE)
+        assert isinstance(sibling.exception(0), rt.Cancelled)
+        del tg
+    assert [type(e) for e in raised.value.exceptions] == [ZeroDivisionError]
+    assert calls == []
+
+
+@in_runtime
+def test_a_failure_while_the_block_waits_cancels_the_siblings():
+    with pytest.raises(ExceptionGroup), rt.TaskGroup() as tg:
+        sibling = tg.go(rt.sleep, PATIENCE)
+        tg.go(lambda: (rt.sleep(0.01), fail()))
+    assert isinstance(sibling.exception(0), rt.Cancelled)
+
+
+@in_runtime
+def test_failures_of_body_and_children_come_together():
+    def late():
+        try:
+            rt.sleep(PATIENCE)
+        finally:
+            raise ValueError("cleanup")
+
+    with pytest.raises(ExceptionGroup) as raised, rt.TaskGroup() as tg:
+        g = tg.go(late)
+        poll_until(lambda: is_parked(g))
+        raise KeyError("body")
+    assert [type(e) for e in raised.value.exceptions] == [KeyError, ValueError]
+
+
+@in_runtime
+def test_a_cancelled_child_is_no_failure():
+    with rt.TaskGroup() as tg:
+        g = tg.go(rt.sleep, PATIENCE)
+        other = tg.go(rt.sleep, 0.01)
+        poll_until(lambda: is_parked(g))
+        g.cancel()
+    assert other.exception(0) is None
+
+
+@in_runtime
+def test_cancelling_the_parent_cancels_and_awaits_the_children():
+    ended = []
+
+    def child():
+        try:
+            rt.sleep(PATIENCE)
+        finally:
+            with rt.shield():
+                rt.sleep(0.01)
+            ended.append(1)
+
+    def parent(in_body):
+        with rt.TaskGroup() as tg:
+            tg.go(child)
+            if in_body:
+                rt.sleep(PATIENCE)
+
+    for in_body in (True, False):
+        g = rt.go(parent, in_body)
+        poll_until(lambda g=g: is_parked(g))
+        rt.sleep(0.005)
+        g.cancel()
+        assert isinstance(g.exception(PATIENCE), rt.Cancelled)
+    assert ended == [1, 1]
+    with pytest.raises(TimeoutError), rt.timeout(0.01):
+        parent(False)
+    assert ended == [1, 1, 1]
+
+
+@in_runtime
+def test_misuse():
+    tg = rt.TaskGroup()
+    with pytest.raises(RuntimeError, match="outside its block"):
+        tg.go(print)
+    with tg:
+        pass
+    with pytest.raises(RuntimeError, match="outside its block"):
+        tg.go(print)
+    with pytest.raises(RuntimeError, match="once"), tg:
+        pass
+    with rt.TaskGroup() as tg, pytest.raises(TypeError, match="not callable"):
+        tg.go(3)
+    for call in (
+        lambda: rt.map(abs, [1], limit=0),
+        lambda: rt.map_as_completed(abs, [1], limit=0),
+        lambda: rt.Pool(0),
+        lambda: rt.Executor(0),
+    ):
+        with pytest.raises(ValueError, match="at least one"):
+            call()
+
+
+@in_runtime
+def test_10_000_children():
+    count = rt.WaitGroup()
+    count.add(10_000)
+    with rt.TaskGroup() as tg:
+        for _ in range(10_000):
+            tg.go(count.done)
+    assert count.count == 0
+
+
+@in_runtime
+def test_gather_keeps_the_order():
+    assert rt.gather(lambda: (rt.sleep(0.01), 1)[1], lambda: 2) == [1, 2]
+    assert rt.gather() == []
+    with pytest.raises(ExceptionGroup):
+        rt.gather(fail, lambda: rt.sleep(PATIENCE))
+
+
+@in_runtime
+def test_map_keeps_order_and_limit():
+    running, most, lock = [0], [0], rt.Lock()
+
+    def fn(x):
+        with lock:
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        rt.sleep(0.001 * (x % 3))
+        with lock:
+            running[0] -= 1
+        return x * x
+
+    assert rt.map(fn, range(30), limit=4) == [x * x for x in range(30)]
+    assert 1 < most[0] <= 4
+    assert sorted(rt.map_as_completed(fn, range(30), limit=4)) == [x * x for x in range(30)]
+    with pytest.raises(ExceptionGroup):
+        rt.map(lambda x: 1 / x, [1, 0])
+    with pytest.raises(ExceptionGroup):
+        list(rt.map_as_completed(lambda x: 1 / x, [1, 0]))
+
+
+@in_runtime
+def test_as_completed_gives_the_fast_ones_first_and_may_be_left():
+    before = rt.num_goroutine()
+    results = rt.map_as_completed(lambda s: (rt.sleep(s), s)[1], [PATIENCE, 0.01, 0.001])
+    assert next(results) == 0.001
+    assert next(results) == 0.01
+    results.close()
+    poll_until(lambda: rt.num_goroutine() == before)
+
+
+@in_runtime
+def test_a_pool_calls_everything():
+    out, lock = [], rt.Lock()
+
+    def work(i):
+        with lock:
+            out.append(i)
+
+    with rt.Pool(3) as pool:
+        for i in range(50):
+            pool.put(work, i)
+    assert sorted(out) == list(range(50))
+    with pytest.raises(ExceptionGroup), rt.Pool(2) as pool:
+        pool.put(fail)
+        rt.sleep(PATIENCE)
+
+
+@in_runtime
+def test_executor_has_the_interface_of_concurrent_futures():
+    with rt.Executor(2) as executor:
+        assert isinstance(executor, concurrent.futures.Executor)
+        assert list(executor.map(abs, [-1, -2], timeout=PATIENCE)) == [1, 2]
+        future = executor.submit(fail)
+        assert isinstance(future.exception(PATIENCE), ZeroDivisionError)
+        calls = []
+        future = executor.submit(rt.sleep, 0.01)
+        future.add_done_callback(calls.append)
+    assert calls == [future]
+    with pytest.raises(RuntimeError, match="shutdown"):
+        executor.submit(print)
+
+
+@in_runtime
+def test_executor_drops_what_has_not_begun():
+    executor, gate = rt.Executor(1), rt.Event()
+    first = executor.submit(gate.wait)
+    poll_until(first.running)
+    waiting = [executor.submit(fail) for _ in range(5)]
+    stopper = rt.go(executor.shutdown, cancel_futures=True)
+    poll_until(lambda: all(f.cancelled() for f in waiting))
+    gate.set()
+    stopper.result(PATIENCE)
+    assert first.result(0) is True
+
+
+@in_runtime
+def test_executor_from_a_plain_thread():
+    executor, got = rt.Executor(), rt.Chan(1)
+    thread = threading.Thread(
+        target=lambda: got.send(executor.submit(lambda: rt.current().name).result(PATIENCE))
+    )
+    thread.start()
+    assert got.recv(PATIENCE).startswith("G-")
+    rt.blocking(thread.join)

@@ -1,0 +1,112 @@
+"""Plain threads, asyncio and signals."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+
+import pytest
+from support import PATIENCE, poll_until
+from test_g import in_runtime
+
+import gmpy_rt as rt
+
+
+def in_thread(fn):
+    """fn() in a plain thread, from a G."""
+    result = rt.Chan(1)
+
+    def body():
+        try:
+            result.send((fn(), None))
+        except BaseException as exc:
+            result.send((None, exc))
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    value, exc = result.recv(PATIENCE)
+    rt.blocking(thread.join)
+    if exc is not None:
+        raise exc
+    return value
+
+
+@in_runtime
+def test_call_from_thread_runs_a_g_and_gives_its_outcome():
+    def fn(a, *, b):
+        assert rt.current() is not None
+        rt.sleep(0.001)
+        return a + b
+
+    assert in_thread(lambda: rt.call_from_thread(fn, 1, b=2)) == 3
+    with pytest.raises(ZeroDivisionError):
+        in_thread(lambda: rt.call_from_thread(lambda: 1 / 0))
+
+
+def test_call_from_thread_outside_a_runtime():
+    with pytest.raises(RuntimeError, match="outside a runtime"):
+        rt.call_from_thread(print)
+
+
+@in_runtime
+def test_asyncio_in_another_thread_awaits_gs():
+    async def main():
+        good = rt.go(lambda: (rt.sleep(0.005), 7)[1])
+        bad = rt.go(lambda: 1 / 0)
+        gone = rt.go(rt.sleep, PATIENCE)
+        gone.cancel()
+        assert await rt.awaitable(good) == 7
+        with pytest.raises(ZeroDivisionError):
+            await rt.awaitable(bad)
+        with pytest.raises(asyncio.CancelledError):
+            await rt.awaitable(gone)
+        slow = rt.go(rt.sleep, PATIENCE)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(rt.awaitable(slow), 0.01)
+        return slow
+
+    slow = in_thread(lambda: asyncio.run(main()))
+    assert isinstance(slow.exception(PATIENCE), rt.Cancelled)
+
+
+def test_signals_come_on_a_channel_until_denotify():
+    before = signal.getsignal(signal.SIGUSR1)
+
+    def main():
+        chan, other = rt.notify(signal.SIGUSR1, signal.SIGUSR2), rt.notify(signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert chan.recv(PATIENCE) == other.recv(PATIENCE) == signal.SIGUSR1
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert chan.recv(PATIENCE) == signal.SIGUSR2
+        rt.denotify(other)
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGUSR1)
+        poll_until(lambda: len(chan) == 1)  # the others found it full
+        chan.recv(PATIENCE)
+        rt.denotify(chan)
+        with pytest.raises(ValueError, match="name the signals"):
+            rt.notify()
+        with pytest.raises(ValueError, match="12345"):
+            rt.notify(12345)
+
+    rt.run(main)
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+def test_signals_need_run_in_the_main_thread():
+    got = []
+
+    def body():
+        def main():
+            with pytest.raises(RuntimeError, match="main thread"):
+                rt.notify(signal.SIGUSR1)
+            got.append(True)
+
+        rt.run(main)
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join(PATIENCE)
+    assert got == [True]
