@@ -59,7 +59,8 @@ void gmpy_stat_read(gmpy_stat *out, int walk) {
         .netpoll_waiters = netpoll_waiters(),
         .external = load_relaxed(&S.external),
     };
-    for (uint32_t i = 0; i < S.maxp; i++) out->created += load_relaxed(&load_relaxed(&S.allp[i])->stat.created);
+    for (uint32_t i = 0; i < S.maxp; i++)
+        out->created += load_relaxed(&load_relaxed(&S.allp[i])->stat.created);
     for (uint32_t i = 0; walk && i < g_slots(); i++) {
         g *gp = g_at(i);
         uint32_t status = g_status(gp);

@@ -31,10 +31,10 @@ typedef struct chan {
 } chan;
 
 enum chan_result {
-    CHAN_DONE = 0,    /* sent, or received into *out */
+    CHAN_DONE = 0, /* sent, or received into *out */
     CHAN_CLOSED = 1,
-    CHAN_FULL = 2,    /* would block: nobody ready */
-    CHAN_PARKED = 3,  /* the waiter is queued: sleep */
+    CHAN_FULL = 2,   /* would block: nobody ready */
+    CHAN_PARKED = 3, /* the waiter is queued: sleep */
 };
 
 bool chan_init(chan *c, uint32_t cap); /* false: no memory */

@@ -20,7 +20,8 @@ typedef struct glock {
 
 static inline bool glock_try(glock *l) {
     uint32_t free = 0;
-    return atomic_compare_exchange_strong_explicit(&l->word, &free, 1, memory_order_acquire, memory_order_relaxed);
+    return atomic_compare_exchange_strong_explicit(&l->word, &free, 1, memory_order_acquire,
+                                                   memory_order_relaxed);
 }
 /* Takes the lock (true), or begins a wait of k's owner. again: it was woken without having
  * been handed the lock, and goes to the front of the queue; since: when it came. */

@@ -144,7 +144,8 @@ static void *m_start(void *arg) {
 }
 
 /* Makes an M that starts with pp, or a solo one (pp == NULL). NULL: the system gives no more
- * threads, or everything stops. allm names an M only once its thread exists: who finds it there may use it. */
+ * threads, or everything stops. allm names an M only once its thread exists: who finds it there may use it.
+ */
 m *newm(p *pp, bool spinning) {
     m *mp = aligned_alloc(CACHE_LINE, sizeof(m));
     if (!mp) return NULL;
@@ -253,7 +254,6 @@ void need_p(m *mp) {
     wake_m(mp, polling);
 }
 
-
 /* ---------------------------------------------------------------- sleeping */
 
 /* The M (state M_IDLE or M_WANTP, P released) sleeps until it was given a P. */
@@ -314,9 +314,7 @@ static void check_deadlock(void) {
 }
 
 /* Is there anything that an idle M could run? */
-static bool work_anywhere(m *mp) {
-    return boundq_len(&mp->bound) || (!mp->no_fresh && fresh_anywhere());
-}
+static bool work_anywhere(m *mp) { return boundq_len(&mp->bound) || (!mp->no_fresh && fresh_anywhere()); }
 
 /* Before mp is listed as idle: from then on its flag is whoever's who starts it. The caller
  * still counts it in nspinning if this returns true. */
@@ -405,7 +403,8 @@ bool sched_blocked_long(m *mp) {
 
 p *sched_reacquire(m *mp) {
     g *gp = load_relaxed(&mp->cur);
-    if (gp && load_relaxed(&mp->nop_undeclared) && nanotime() - load_relaxed(&mp->nop_since) > SOLO_AFTER) gp->blocked = true;
+    if (gp && load_relaxed(&mp->nop_undeclared) && nanotime() - load_relaxed(&mp->nop_since) > SOLO_AFTER)
+        gp->blocked = true;
     mutex_lock(&S.lock);
     atomic_fetch_sub(&S.nnop, 1);
     mp->state = M_IDLE;

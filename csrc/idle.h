@@ -9,15 +9,15 @@ enum { SPIN_LUCK = 16 /* spins in vain until an M stops spinning, mostly */ };
 
 /* ---- under sched.lock */
 void p_move(p *pp, uint32_t from, uint32_t to); /* the only way a P's status changes */
-void pidle_list(p *pp, uint32_t from); /* from: its status now */
+void pidle_list(p *pp, uint32_t from);          /* from: its status now */
 void pidle_put(p *pp);
 p *pidle_get(p *want); /* an idle P, `want` if that one is idle; NULL if none is */
 
 /* ---- taking the lock themselves */
-m *newm(p *pp, bool spinning);     /* pp == NULL: a solo M. NULL: no thread to be had */
-void need_p(m *mp);                /* mp has a runnable g and, a moment ago, no P */
-void stopm(m *mp);                 /* releases the P; returns with one, or stopping */
-void serve_token(m *mp, m *to);    /* hands mp's P to the M whose token was dequeued */
+m *newm(p *pp, bool spinning);  /* pp == NULL: a solo M. NULL: no thread to be had */
+void need_p(m *mp);             /* mp has a runnable g and, a moment ago, no P */
+void stopm(m *mp);              /* releases the P; returns with one, or stopping */
+void serve_token(m *mp, m *to); /* hands mp's P to the M whose token was dequeued */
 
 void check_last(void); /* tells a draining host when nothing lives any more */
 

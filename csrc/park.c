@@ -39,9 +39,11 @@ static bool sleep_once(note *n, int64_t deadline, bool *interrupted) {
     int64_t until = deadline ? clock_kernel() + (deadline - nanotime()) : 0;
     if (deadline && until < 1) until = 1;
     struct timespec ts = {until / SECOND, until % SECOND};
-    if (futex(&n->set, FUTEX_WAIT_BITSET, 0, deadline ? &ts : NULL) != 0 && errno == EINTR) *interrupted = true;
+    if (futex(&n->set, FUTEX_WAIT_BITSET, 0, deadline ? &ts : NULL) != 0 && errno == EINTR)
+        *interrupted = true;
     one = 1;
-    return atomic_compare_exchange_strong_explicit(&n->set, &one, 0, memory_order_acquire, memory_order_relaxed);
+    return atomic_compare_exchange_strong_explicit(&n->set, &one, 0, memory_order_acquire,
+                                                   memory_order_relaxed);
 }
 
 bool note_sleep(note *n, int64_t deadline) {

@@ -101,8 +101,8 @@ struct waiter {
     waiter *next, *prev;
     parker *parker;
     uint64_t seq;
-    void *val;     /* channel: the value on its way */
-    int64_t since; /* lock: when it began to wait */
+    void *val;      /* channel: the value on its way */
+    int64_t since;  /* lock: when it began to wait */
     uint32_t index; /* select: which case */
     bool linked;
     bool ok; /* channel: a value was passed (not a close); lock: it is yours */

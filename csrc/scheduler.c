@@ -7,11 +7,11 @@ sched S;
 _Thread_local m *sched_self __attribute__((tls_model("initial-exec")));
 
 enum {
-    GLOBAL_TICK = 61,    /* Go's: a look at the global queue first, so that it can't starve */
-    TURN_PICKS = 61,     /* bound and fresh g's take turns of so many picks */
+    GLOBAL_TICK = 61, /* Go's: a look at the global queue first, so that it can't starve */
+    TURN_PICKS = 61,  /* bound and fresh g's take turns of so many picks */
     ID_BATCH = 16,
-    MAX_SOLO = 64,       /* M's for g's whose function has blocked before */
-    SPREAD_LEAD = 8,     /* pinned g's that an M may have more than the emptiest one */
+    MAX_SOLO = 64,   /* M's for g's whose function has blocked before */
+    SPREAD_LEAD = 8, /* pinned g's that an M may have more than the emptiest one */
 };
 static const int64_t TURN_NS = 100 * MICROSECOND;
 /* An M with work of its own keeps its P that long before it serves another M's token. */

@@ -83,13 +83,13 @@ struct m {
     enum turn turn;
     uint32_t streak;
     int64_t turn_since, p_since;
-    bool solo;             /* made for g's whose function blocks: one at a time */
+    bool solo; /* made for g's whose function blocks: one at a time */
     bool spinning;
-    int32_t spin_luck;     /* how well spinning paid lately */
+    int32_t spin_luck; /* how well spinning paid lately */
     uint32_t spin_dry;
-    _Atomic bool no_fresh; /* locked or solo: starts no g's but its own. Written by the M */
-    int32_t locks;         /* lock_os_thread() calls */
-    bool yield_to_global;  /* the last g was preempted: look at the global queue first */
+    _Atomic bool no_fresh;    /* locked or solo: starts no g's but its own. Written by the M */
+    int32_t locks;            /* lock_os_thread() calls */
+    bool yield_to_global;     /* the last g was preempted: look at the global queue first */
     _Atomic uint64_t entries; /* how often it entered the core: tells sysmon one call from the next */
     _Atomic uint32_t pinned;  /* live started g's */
     uint64_t next_id, end_id; /* ids for the g's it makes */
@@ -178,10 +178,10 @@ static inline void sched_syscall(m *mp) {
 }
 
 /* ---- g's. Inside the door, or from a plain thread. */
-void sched_go(g *gp);              /* IDLE -> RUNNABLE, fresh */
-void sched_ready(g *gp);           /* WAITING -> RUNNABLE: any thread */
+void sched_go(g *gp);                          /* IDLE -> RUNNABLE, fresh */
+void sched_ready(g *gp);                       /* WAITING -> RUNNABLE: any thread */
 void sched_yield_g(m *mp, g *gp, int64_t now); /* RUNNING -> RUNNABLE: behind the others of its M */
-void sched_end(m *mp, g *gp);      /* RUNNING -> DEAD -> IDLE; the slot is the host's to free */
+void sched_end(m *mp, g *gp);                  /* RUNNING -> DEAD -> IDLE; the slot is the host's to free */
 /* The g to run now, already RUNNING; fresh ones are pinned to mp. NULL: this M ends. */
 g *sched_next_at(m *mp, int64_t now); /* now: a time just read, or 0 */
 static inline g *sched_next(m *mp) { return sched_next_at(mp, 0); }
@@ -195,8 +195,8 @@ void sched_wakep(void);
 void sched_handoffp(p *pp);
 void sched_timer_added(int64_t when);
 int64_t sched_next_timer(void);
-void sched_run_timers(int64_t now); /* on all P's; any thread */
-void sched_kick_poller(void);      /* sysmon: fds are waited for and nobody polls */
+void sched_run_timers(int64_t now);                      /* on all P's; any thread */
+void sched_kick_poller(void);                            /* sysmon: fds are waited for and nobody polls */
 g *policy_find(p *pp, bool last_round, bool *too_young); /* steal, by the policy */
 bool policy_skips_global(p *pp, int64_t now);
 void *sysmon_main(void *arg);

@@ -33,22 +33,22 @@ static inline void hist_add(hist *h, int64_t v) {
     if (v > load_relaxed(&h->max)) store_relaxed(&h->max, v);
 }
 
-#define P_COUNTERS(X)                                                                              \
-    X(schedtick)    /* g's run */                                                                  \
-    X(created)      /* g's made on this P */                                                       \
-    X(ended)        /* g's that ended on this P */                                                 \
-    X(steals)       /* successful raids on another P */                                            \
-    X(stolen)       /* g's brought home by them */                                                 \
-    X(steal_misses) /* rounds over all victims that found nothing */                               \
-    X(handoffs)     /* times this P was given to another M while its M blocked */                  \
-    X(retakes_declared)                                                                            \
-    X(retakes_undeclared)                                                                          \
-    X(preempt_requests)                                                                            \
-    X(preemptions) /* g's that did yield to such a request */                                      \
-    X(netpoll_wakes)                                                                               \
-    X(tokens)      /* tokens of other M's served: this P was handed over */                        \
-    X(spread)      /* fresh g's left to others because this M has many pinned ones */              \
-    X(globq_takes) /* looks into the global queue that found something */                          \
+#define P_COUNTERS(X)                                                                                        \
+    X(schedtick)    /* g's run */                                                                            \
+    X(created)      /* g's made on this P */                                                                 \
+    X(ended)        /* g's that ended on this P */                                                           \
+    X(steals)       /* successful raids on another P */                                                      \
+    X(stolen)       /* g's brought home by them */                                                           \
+    X(steal_misses) /* rounds over all victims that found nothing */                                         \
+    X(handoffs)     /* times this P was given to another M while its M blocked */                            \
+    X(retakes_declared)                                                                                      \
+    X(retakes_undeclared)                                                                                    \
+    X(preempt_requests)                                                                                      \
+    X(preemptions) /* g's that did yield to such a request */                                                \
+    X(netpoll_wakes)                                                                                         \
+    X(tokens)      /* tokens of other M's served: this P was handed over */                                  \
+    X(spread)      /* fresh g's left to others because this M has many pinned ones */                        \
+    X(globq_takes) /* looks into the global queue that found something */                                    \
     X(parks)       /* g's that went to sleep here */
 
 typedef struct pstat {

@@ -140,7 +140,8 @@ void *sysmon_main(void *arg) {
         next = sched_next_timer(); /* INT64_MAX if there is none: nothing may be added to it */
         int64_t until = now + pause;
         if (soon && pause > UNDECLARED_MIN / 4) until = now + UNDECLARED_MIN / 4;
-        if (next < until - MILLISECOND) until = next + MILLISECOND > now + PAUSE_MIN ? next + MILLISECOND : now + PAUSE_MIN;
+        if (next < until - MILLISECOND)
+            until = next + MILLISECOND > now + PAUSE_MIN ? next + MILLISECOND : now + PAUSE_MIN;
         note_sleep(&S.sysmon_note, until);
     }
     return arg;

@@ -17,10 +17,10 @@ typedef struct timer timer;
 
 struct timer {
     int64_t when;
-    timers *heap;  /* the heap that holds it; meaningful while index >= 0 */
-    int32_t index; /* place in the heap; -1: in none. Written under the heap's lock */
-    parker *parker; /* whom to wake, */
-    uint64_t seq;   /* in which of its waits; */
+    timers *heap;             /* the heap that holds it; meaningful while index >= 0 */
+    int32_t index;            /* place in the heap; -1: in none. Written under the heap's lock */
+    parker *parker;           /* whom to wake, */
+    uint64_t seq;             /* in which of its waits; */
     parker *(*fire)(timer *); /* or, if set, what to do instead: see timers_add_fire */
 };
 

@@ -17,7 +17,8 @@ def _check_versions() -> None:
     if free_threaded and sys.version_info < (3, 14, 4):
         raise ImportError(
             "gmpy_rt needs free-threaded CPython 3.14.4 or newer, this is "
-            f"{sys.version.split()[0]}: greenlets crash on older ones; install a newer one, or use a build with the GIL"
+            f"{sys.version.split()[0]}: greenlets crash on older ones; "
+            "install a newer one, or use a build with the GIL"
         )
     have = tuple(int(part) for part in greenlet.__version__.split(".")[:3])
     if have < (3, 5, 6):

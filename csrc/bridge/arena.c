@@ -57,7 +57,8 @@ static void list_remove(region *r) {
 }
 
 static region *region_new(void) {
-    char *raw = mmap(NULL, 2 * REGION, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *raw =
+        mmap(NULL, 2 * REGION, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (raw == MAP_FAILED) return NULL;
     char *base = (char *)(((uintptr_t)raw + REGION - 1) & ~(uintptr_t)(REGION - 1));
     if (base > raw) munmap(raw, (size_t)(base - raw));

@@ -39,13 +39,13 @@ typedef struct PyG {
     mutex lock;
     _Atomic bool done;
     bool notify; /* tell run() when it has ended: it is main */
-    bool seen; /* somebody asked for the result or the exception */
+    bool seen;   /* somebody asked for the result or the exception */
     waitq joiners;
-    struct PyGroup *group; /* the TaskGroup it belongs to, until it has ended */
+    struct PyGroup *group;               /* the TaskGroup it belongs to, until it has ended */
     struct PyG *group_next, *group_prev; /* there; under the group's lock */
-    PyObject *made_in;   /* code that called go(), */
-    int made_at;         /* and where in it */
-    PyObject *waits_for; /* a lock or a G; borrowed, while it is parked there. For dumps */
+    PyObject *made_in;                   /* code that called go(), */
+    int made_at;                         /* and where in it */
+    PyObject *waits_for;                 /* a lock or a G; borrowed, while it is parked there. For dumps */
 } PyG;
 
 /* What the bridge knows of an M: m->host. */
@@ -54,12 +54,12 @@ typedef struct mhost {
     PyThreadState *tstate; /* NULL once the thread is about to end; under lock */
     mutex lock;            /* sysmon reads tstate under it */
     PyObject *hub;
-    PyObject *idle;   /* list of idle worker greenlets */
-    g *pending;       /* the fresh g for the worker that is switched to */
+    PyObject *idle;              /* list of idle worker greenlets */
+    g *pending;                  /* the fresh g for the worker that is switched to */
     _Atomic uint32_t no_preempt; /* >0: its G's mustn't be preempted now */
     _Atomic bool monitor_asked;
-    bool preempt_late;    /* asked to yield while no_preempt: do it once that is over */
-    g *async_for;         /* the g whose interrupt lies in the thread's async_exc; see preempt.c */
+    bool preempt_late; /* asked to yield while no_preempt: do it once that is over */
+    g *async_for;      /* the g whose interrupt lies in the thread's async_exc; see preempt.c */
 } mhost;
 
 /* ---- who is calling */
@@ -111,12 +111,12 @@ PyObject *take_interrupt(PyG *self, bool as_class);
 int raise_interrupt(PyG *self); /* raises it: PARK_ERROR */
 /* self, which runs, took exc but hasn't raised it. */
 void put_back_interrupt(PyG *self, PyObject *exc);
-void scopes_end(PyG *self);     /* self ends: leaves what it is still in */
+void scopes_end(PyG *self); /* self ends: leaves what it is still in */
 int pyscope_init(PyObject *module);
 
 extern PyTypeObject *G_Type;
 int pyg_init(PyObject *module);
-void pyg_run(m *mp, g *gp);       /* runs a fresh G to its end */
+void pyg_run(m *mp, g *gp); /* runs a fresh G to its end */
 int pychan_init(PyObject *module);
 int pysync_init(PyObject *module);
 int pywait_init(PyObject *module);

@@ -77,7 +77,8 @@ static PyObject *door_lock_m(PyObject *Py_UNUSED(module), PyObject *arg) {
     if (by == -1 && PyErr_Occurred()) return NULL;
     if (!mp) {
         PyErr_Format(PyExc_RuntimeError,
-                     "%slock_os_thread() outside a G: call it in a function started by run() or go()", by < 0 ? "un" : "");
+                     "%slock_os_thread() outside a G: call it in a function started by run() or go()",
+                     by < 0 ? "un" : "");
         return NULL;
     }
     if (by < 0 && mp->locks == 0) {
@@ -95,22 +96,22 @@ static PyObject *door_lock_m(PyObject *Py_UNUSED(module), PyObject *arg) {
 }
 
 static PyMethodDef methods[] = {
-    {"start", door_start, METH_VARARGS, NULL},
-    {"drain", door_drain, METH_NOARGS, NULL},
-    {"stop", door_stop, METH_NOARGS, NULL},
-    {"gomaxprocs", door_gomaxprocs, METH_O, NULL},
-    {"external", door_external, METH_O, NULL},
-    {"after_fork", door_after_fork, METH_NOARGS, NULL},
-    {"lock_m", door_lock_m, METH_O, NULL},
-    {NULL, NULL, 0, NULL},
+    {"start", door_start, METH_VARARGS, NULL}, {"drain", door_drain, METH_NOARGS, NULL},
+    {"stop", door_stop, METH_NOARGS, NULL},    {"gomaxprocs", door_gomaxprocs, METH_O, NULL},
+    {"external", door_external, METH_O, NULL}, {"after_fork", door_after_fork, METH_NOARGS, NULL},
+    {"lock_m", door_lock_m, METH_O, NULL},     {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef def = {
-    PyModuleDef_HEAD_INIT, .m_name = "gmpy_rt._door", .m_size = -1, .m_methods = methods,
+    PyModuleDef_HEAD_INIT,
+    .m_name = "gmpy_rt._door",
+    .m_size = -1,
+    .m_methods = methods,
     .m_doc = "The fast door into the scheduler core. Private: use gmpy_rt.",
 };
 
-static int add_exception(PyObject *module, PyObject **slot, const char *name, PyObject *base, const char *doc) {
+static int add_exception(PyObject *module, PyObject **slot, const char *name, PyObject *base,
+                         const char *doc) {
     char full[64];
     snprintf(full, sizeof full, "gmpy_rt.%s", name);
     *slot = PyErr_NewExceptionWithDoc(full, doc, base, NULL);
@@ -129,8 +130,10 @@ PyMODINIT_FUNC PyInit__door(void) {
                       "A send on a closed channel, or a receive from a closed and drained one.") < 0 ||
         add_exception(module, &DeadlockError, "DeadlockError", PyExc_RuntimeError,
                       "Every G waits, and nothing is left that could wake one.") < 0 ||
-        arena_install() < 0 || pym_init(module) < 0 || pyg_init(module) < 0 || pyscope_init(module) < 0 || pychan_init(module) < 0 ||
-        pysync_init(module) < 0 || pywait_init(module) < 0 || pygroup_init(module) < 0 || pydump_init(module) < 0 || pypoll_init(module) < 0 || preempt_init(module) < 0 || anchor_init(module) < 0) {
+        arena_install() < 0 || pym_init(module) < 0 || pyg_init(module) < 0 || pyscope_init(module) < 0 ||
+        pychan_init(module) < 0 || pysync_init(module) < 0 || pywait_init(module) < 0 ||
+        pygroup_init(module) < 0 || pydump_init(module) < 0 || pypoll_init(module) < 0 ||
+        preempt_init(module) < 0 || anchor_init(module) < 0) {
         Py_DECREF(module);
         return NULL;
     }

@@ -221,12 +221,15 @@ static PyObject *door_preempt_mode(PyObject *Py_UNUSED(module), PyObject *args) 
     const char *name;
     PyObject *on = Py_None;
     if (!PyArg_ParseTuple(args, "s|O", &name, &on)) return NULL;
-    mode = strcmp(name, "remote-debug") == 0 ? MODE_REMOTE : strcmp(name, "monitoring") == 0 ? MODE_MONITORING : MODE_NONE;
+    mode = strcmp(name, "remote-debug") == 0 ? MODE_REMOTE
+           : strcmp(name, "monitoring") == 0 ? MODE_MONITORING
+                                             : MODE_NONE;
     Py_XSETREF(callback, on == Py_None ? NULL : Py_NewRef(on));
 #if PY_VERSION_HEX >= 0x030E0000
     if (mode == MODE_REMOTE && !script_path[0]) {
         int fd = memfd_create("gmpy_rt-yield", MFD_CLOEXEC);
-        if (fd < 0 || write(fd, script, sizeof script - 1) != (ssize_t)sizeof script - 1) return PyErr_SetFromErrno(PyExc_OSError);
+        if (fd < 0 || write(fd, script, sizeof script - 1) != (ssize_t)sizeof script - 1)
+            return PyErr_SetFromErrno(PyExc_OSError);
         snprintf(script_path, sizeof script_path, "/proc/self/fd/%d", fd);
     }
 #endif

@@ -27,7 +27,8 @@ static PyObject *chan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
 }
 
 static PyObject *closed_error(const char *what) {
-    PyErr_Format(ChanClosed, "%s a closed channel; only its senders should close it, when they have sent all", what);
+    PyErr_Format(ChanClosed, "%s a closed channel; only its senders should close it, when they have sent all",
+                 what);
     return NULL;
 }
 
@@ -42,7 +43,8 @@ static int parse_timeout(PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
              PyUnicode_CompareWithASCIIString(PyTuple_GET_ITEM(kwnames, 0), "timeout") == 0)
         *timeout = args[npos];
     else if (nargs != npos || nkw) {
-        PyErr_Format(PyExc_TypeError, "%s() takes %sand an optional timeout", name, npos ? "a value " : "nothing ");
+        PyErr_Format(PyExc_TypeError, "%s() takes %sand an optional timeout", name,
+                     npos ? "a value " : "nothing ");
         return -1;
     }
     return 0;
@@ -143,7 +145,8 @@ static PyObject *chan_try_recv(PyChan *self, PyObject *Py_UNUSED(unused)) {
     void *value = NULL;
     enum chan_result r = chan_recv(&self->c, &value, NULL, NULL);
     if (r == CHAN_CLOSED) return closed_error("recv from");
-    PyObject *result = Py_BuildValue("(OO)", r == CHAN_DONE ? Py_True : Py_False, value ? (PyObject *)value : Py_None);
+    PyObject *result =
+        Py_BuildValue("(OO)", r == CHAN_DONE ? Py_True : Py_False, value ? (PyObject *)value : Py_None);
     Py_XDECREF((PyObject *)value);
     return result;
 }
@@ -154,8 +157,12 @@ static PyObject *chan_py_close(PyChan *self, PyObject *Py_UNUSED(unused)) {
 }
 
 static Py_ssize_t chan_len(PyChan *self) { return load_relaxed(&self->c.count); }
-static PyObject *chan_capacity(PyChan *self, void *Py_UNUSED(c)) { return PyLong_FromUnsignedLong(self->c.cap); }
-static PyObject *chan_is_closed(PyChan *self, void *Py_UNUSED(c)) { return PyBool_FromLong(load_acquire(&self->c.closed)); }
+static PyObject *chan_capacity(PyChan *self, void *Py_UNUSED(c)) {
+    return PyLong_FromUnsignedLong(self->c.cap);
+}
+static PyObject *chan_is_closed(PyChan *self, void *Py_UNUSED(c)) {
+    return PyBool_FromLong(load_acquire(&self->c.closed));
+}
 
 static PyObject *chan_repr(PyChan *self) {
     return PyUnicode_FromFormat("<Chan at %p: %u of %u%s>", self, load_relaxed(&self->c.count), self->c.cap,
@@ -213,7 +220,8 @@ static int fill_case(chan_case *cc, PyObject *arg) {
     }
     if (!PyObject_TypeCheck(ch, Chan_Type)) {
         PyErr_Format(PyExc_TypeError,
-                     "select case %R: give a channel to receive from, (channel, value) to send, or None", arg);
+                     "select case %R: give a channel to receive from, (channel, value) to send, or None",
+                     arg);
         return -1;
     }
     cc->c = &((PyChan *)ch)->c;
@@ -223,7 +231,8 @@ static int fill_case(chan_case *cc, PyObject *arg) {
 /* What the chosen case yields; consumes the references that are over. */
 static PyObject *select_result(chan_case *cases, uint32_t n, int chosen, bool closed, PyObject *received) {
     for (uint32_t i = 0; i < n; i++) /* values to send that weren't sent */
-        if (cases[i].c && cases[i].sending && ((int)i != chosen || closed)) Py_DECREF((PyObject *)cases[i].val);
+        if (cases[i].c && cases[i].sending && ((int)i != chosen || closed))
+            Py_DECREF((PyObject *)cases[i].val);
     if (closed && cases[chosen].sending) return closed_error("select: send on");
     if (closed) return closed_error("select: recv from");
     return Py_BuildValue("(iN)", chosen, cases[chosen].sending ? Py_NewRef(Py_None) : received);
@@ -243,7 +252,8 @@ static PyObject *select_wait(chan_case *cases, uint32_t n, seat *s, PyObject *ti
     return NULL;
 }
 
-static PyObject *door_select(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+static PyObject *door_select(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs,
+                             PyObject *kwnames) {
     static _Atomic uint64_t seeds = 0x9E3779B97F4A7C15ULL;
     static _Thread_local uint64_t rand;
     PyObject *timeout = NULL;
@@ -255,7 +265,8 @@ static PyObject *door_select(PyObject *Py_UNUSED(module), PyObject *const *args,
         else if (PyUnicode_CompareWithASCIIString(key, "default") == 0)
             has_default = PyObject_IsTrue(args[nargs + i]);
         else {
-            PyErr_Format(PyExc_TypeError, "select() got an unknown argument %R; it takes default and timeout", key);
+            PyErr_Format(PyExc_TypeError, "select() got an unknown argument %R; it takes default and timeout",
+                         key);
             return NULL;
         }
     }
@@ -360,10 +371,10 @@ static PyType_Spec chan_spec = {
     .slots = chan_slots,
 };
 
-
 static PyMethodDef methods[] = {
     {"select", (PyCFunction)(void (*)(void))door_select, METH_FASTCALL | METH_KEYWORDS,
-     "select(*cases, default=False, timeout=None)\n--\n\nWait until one case can go ahead; do it; return (index, value).\n\n"
+     "select(*cases, default=False, timeout=None)\n--\n\nWait until one case can go ahead; do it; return "
+     "(index, value).\n\n"
      "A case is a channel (receive), a tuple (channel, value) (send), or None (never ready).\n"
      "Among several ready cases the choice is random and fair. default=True: return (None, None)\n"
      "at once if none is ready. Raises TimeoutError after timeout seconds, ChanClosed if the\n"

@@ -104,7 +104,8 @@ static PyObject *door_look(PyObject *Py_UNUSED(module), PyObject *arg) {
     PyObject *list = PyList_New(n);
     for (uint32_t i = 0; i < n; i++) {
         PyObject *stack = stack_of(&all[i]), *one = NULL;
-        if (stack) one = Py_BuildValue("(OOO)", all[i].g, all[i].waits_for ? all[i].waits_for : Py_None, stack);
+        if (stack)
+            one = Py_BuildValue("(OOO)", all[i].g, all[i].waits_for ? all[i].waits_for : Py_None, stack);
         Py_XDECREF(stack);
         Py_DECREF((PyObject *)all[i].g);
         Py_XDECREF(all[i].waits_for);

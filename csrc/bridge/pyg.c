@@ -97,16 +97,19 @@ PyObject *go_in_group(struct PyGroup *group, PyObject *const *args, Py_ssize_t n
         return NULL;
     }
     if (!PyCallable_Check(args[0])) {
-        PyErr_Format(PyExc_TypeError, "go(%R): not callable; pass the function and its arguments apart: go(fn, *args)",
+        PyErr_Format(PyExc_TypeError,
+                     "go(%R): not callable; pass the function and its arguments apart: go(fn, *args)",
                      args[0]);
         return NULL;
     }
     if (!load_relaxed(&S.running)) {
-        PyErr_SetString(PyExc_RuntimeError, "go() outside a runtime: start one with gmpy_rt.run(main), and call go() in main");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "go() outside a runtime: start one with gmpy_rt.run(main), and call go() in main");
         return NULL;
     }
     if (load_relaxed(&S.draining)) {
-        PyErr_SetString(PyExc_RuntimeError, "go() while the runtime ends: main has returned, no new G's are started");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "go() while the runtime ends: main has returned, no new G's are started");
         return NULL;
     }
     PyG *self = new_g(args[0], args + 1, nargs - 1, kwnames);
@@ -124,7 +127,8 @@ PyObject *go_in_group(struct PyGroup *group, PyObject *const *args, Py_ssize_t n
     return (PyObject *)self;
 }
 
-static PyObject *door_go(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+static PyObject *door_go(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs,
+                         PyObject *kwnames) {
     return go_in_group(NULL, args, nargs, kwnames);
 }
 
@@ -227,7 +231,8 @@ void pyg_run(m *mp, g *gp) {
     PyObject *result = call(self);
     if (unlikely(sched_self != mp)) end_forked_child(result);
     async_forget(mp, gp);
-    if (unlikely(gp->blocked || (load_relaxed(&mp->hold) == HOLD_TAKEN && sched_blocked_long(mp)))) note_blocker(self->fn);
+    if (unlikely(gp->blocked || (load_relaxed(&mp->hold) == HOLD_TAKEN && sched_blocked_long(mp))))
+        note_blocker(self->fn);
     finish(self, result);
     bool notify = self->notify;
     sched_enter(mp);
@@ -247,7 +252,8 @@ void pyg_run(m *mp, g *gp) {
 static PyG *self_or_error(PyG *self, const char *what) {
     g *gp = current_g();
     if (gp && gp == self->gp) {
-        PyErr_Format(PyExc_RuntimeError, "%R: %s of the G itself would wait for ever; let another G do it", self, what);
+        PyErr_Format(PyExc_RuntimeError, "%R: %s of the G itself would wait for ever; let another G do it",
+                     self, what);
         return NULL;
     }
     return self;
@@ -331,7 +337,9 @@ static PyObject *g_exception(PyG *self, PyObject *const *args, Py_ssize_t nargs,
     return Py_NewRef(self->exc ? self->exc : Py_None);
 }
 
-static PyObject *g_done(PyG *self, PyObject *Py_UNUSED(unused)) { return PyBool_FromLong(load_acquire(&self->done)); }
+static PyObject *g_done(PyG *self, PyObject *Py_UNUSED(unused)) {
+    return PyBool_FromLong(load_acquire(&self->done));
+}
 
 static PyObject *g_cancel(PyG *self, PyObject *Py_UNUSED(unused)) {
     if (load_acquire(&self->done)) Py_RETURN_FALSE;
@@ -352,18 +360,36 @@ static PyObject *g_notify(PyG *self, PyObject *Py_UNUSED(unused)) {
 /* ---------------------------------------------------------------- looks */
 
 const char *const wait_reasons[WAIT_REASONS] = {
-    [WAIT_NONE] = "waiting",       [WAIT_SLEEP] = "sleep",     [WAIT_CHAN_SEND] = "chan send",
-    [WAIT_CHAN_RECV] = "chan receive", [WAIT_SELECT] = "select", [WAIT_JOIN] = "join",
-    [WAIT_MUTEX] = "lock",          [WAIT_GROUP] = "wait group", [WAIT_IO_READ] = "IO read",
-    [WAIT_IO_WRITE] = "IO write",  [WAIT_BLOCKING] = "blocking call", [WAIT_PARK] = "park",
-    [WAIT_COND] = "condition",      [WAIT_EVENT] = "event",    [WAIT_SEMAPHORE] = "semaphore",
-    [WAIT_BARRIER] = "barrier",     [WAIT_RLOCKED] = "read lock", [WAIT_WLOCKED] = "write lock",
-    [WAIT_ONCE] = "once",           [WAIT_QUEUE_GET] = "queue get", [WAIT_QUEUE_PUT] = "queue put",
-    [WAIT_TIMERS] = "timers",       [WAIT_TASKS] = "task group",
+    [WAIT_NONE] = "waiting",
+    [WAIT_SLEEP] = "sleep",
+    [WAIT_CHAN_SEND] = "chan send",
+    [WAIT_CHAN_RECV] = "chan receive",
+    [WAIT_SELECT] = "select",
+    [WAIT_JOIN] = "join",
+    [WAIT_MUTEX] = "lock",
+    [WAIT_GROUP] = "wait group",
+    [WAIT_IO_READ] = "IO read",
+    [WAIT_IO_WRITE] = "IO write",
+    [WAIT_BLOCKING] = "blocking call",
+    [WAIT_PARK] = "park",
+    [WAIT_COND] = "condition",
+    [WAIT_EVENT] = "event",
+    [WAIT_SEMAPHORE] = "semaphore",
+    [WAIT_BARRIER] = "barrier",
+    [WAIT_RLOCKED] = "read lock",
+    [WAIT_WLOCKED] = "write lock",
+    [WAIT_ONCE] = "once",
+    [WAIT_QUEUE_GET] = "queue get",
+    [WAIT_QUEUE_PUT] = "queue put",
+    [WAIT_TIMERS] = "timers",
+    [WAIT_TASKS] = "task group",
 };
 
 static const char *state_name(PyG *self) {
-    if (load_acquire(&self->done)) return !self->exc ? "done" : PyErr_GivenExceptionMatches(self->exc, Cancelled) ? "cancelled" : "failed";
+    if (load_acquire(&self->done))
+        return !self->exc                                          ? "done"
+               : PyErr_GivenExceptionMatches(self->exc, Cancelled) ? "cancelled"
+                                                                   : "failed";
     switch (g_status(self->gp)) {
     case G_RUNNABLE: return load_relaxed(&self->gp->m) ? "runnable" : "new";
     case G_RUNNING: return "running";
@@ -406,8 +432,10 @@ static int g_set_name(PyG *self, PyObject *value, void *Py_UNUSED(closure)) {
 static PyObject *g_repr(PyG *self) {
     PyObject *fn = fn_name(self), *name = g_get_name(self, NULL), *r = NULL;
     if (name)
-        r = fn ? PyUnicode_FromFormat("<G %llu %U %R [%s]>", (unsigned long long)self->gp->id, fn, name, state_name(self))
-               : PyUnicode_FromFormat("<G %llu %R [%s]>", (unsigned long long)self->gp->id, name, state_name(self));
+        r = fn ? PyUnicode_FromFormat("<G %llu %U %R [%s]>", (unsigned long long)self->gp->id, fn, name,
+                                      state_name(self))
+               : PyUnicode_FromFormat("<G %llu %R [%s]>", (unsigned long long)self->gp->id, name,
+                                      state_name(self));
     Py_XDECREF(fn);
     Py_XDECREF(name);
     return r;
@@ -429,7 +457,8 @@ static PyObject *g_get_waiting(PyG *self, void *Py_UNUSED(c)) {
 static PyObject *g_get_created(PyG *self, void *Py_UNUSED(c)) {
     if (!self->made_in || !PyCode_Check(self->made_in)) Py_RETURN_NONE;
     PyCodeObject *code = (PyCodeObject *)self->made_in;
-    return Py_BuildValue("(OiO)", code->co_filename, PyCode_Addr2Line(code, self->made_at), code->co_qualname);
+    return Py_BuildValue("(OiO)", code->co_filename, PyCode_Addr2Line(code, self->made_at),
+                         code->co_qualname);
 }
 
 /* The greenlet it is parked in, for stack dumps on its own M; None otherwise. */
@@ -500,7 +529,8 @@ static void g_dealloc(PyG *self) {
 static PyObject *door_current(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
     g *gp = current_g();
     if (gp) return Py_NewRef(host_g(gp));
-    PyErr_SetString(PyExc_RuntimeError, "current() outside a G: call it in a function started by run() or go()");
+    PyErr_SetString(PyExc_RuntimeError,
+                    "current() outside a G: call it in a function started by run() or go()");
     return NULL;
 }
 
@@ -563,7 +593,8 @@ static PyMethodDef g_methods[] = {
      "result(timeout=None)\n--\n\nWait for the end and return what the function returned.\n\n"
      "Raises what the function raised; TimeoutError after timeout seconds."},
     {"exception", (PyCFunction)(void (*)(void))g_exception, METH_FASTCALL | METH_KEYWORDS,
-     "exception(timeout=None)\n--\n\nWait for the end and return the exception the function raised, or None.\n\n"
+     "exception(timeout=None)\n--\n\nWait for the end and return the exception the function raised, or "
+     "None.\n\n"
      "Raises TimeoutError after timeout seconds."},
     {"done", (PyCFunction)g_done, METH_NOARGS, "done()\n--\n\nWhether this G has ended."},
     {"cancel", (PyCFunction)g_cancel, METH_NOARGS,
@@ -577,10 +608,13 @@ static PyMethodDef g_methods[] = {
 static PyGetSetDef g_getset[] = {
     {"name", (getter)g_get_name, (setter)g_set_name, "str: for people; 'G-<id>' unless set.", NULL},
     {"id", (getter)g_get_id, NULL, "int: unique in this process.", NULL},
-    {"state", (getter)g_get_state, NULL, "str: new, runnable, running, done, failed, or what it waits for.", NULL},
-    {"m", (getter)g_get_m, NULL, "int or None: number of the M it is pinned to; None before it starts and after it ended.", NULL},
+    {"state", (getter)g_get_state, NULL, "str: new, runnable, running, done, failed, or what it waits for.",
+     NULL},
+    {"m", (getter)g_get_m, NULL,
+     "int or None: number of the M it is pinned to; None before it starts and after it ended.", NULL},
     {"waiting", (getter)g_get_waiting, NULL, "float: seconds since it parked; 0.0 if it isn't parked.", NULL},
-    {"created", (getter)g_get_created, NULL, "tuple or None: file, line and function of the go() that made it.", NULL},
+    {"created", (getter)g_get_created, NULL,
+     "tuple or None: file, line and function of the go() that made it.", NULL},
     {"_greenlet", (getter)g_get_greenlet, NULL, NULL, NULL},
     {"_frame", (getter)g_get_frame, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -592,16 +626,23 @@ static PyMemberDef g_members[] = {
 };
 
 static PyType_Slot g_slots_def[] = {
-    {Py_tp_dealloc, g_dealloc},   {Py_tp_finalize, g_finalize}, {Py_tp_traverse, g_traverse},
-    {Py_tp_clear, g_clear},       {Py_tp_methods, g_methods},   {Py_tp_getset, g_getset},
-    {Py_tp_members, g_members},   {Py_tp_repr, g_repr},
-    {Py_tp_doc, "A green thread, as go() returns it."}, {0, NULL},
+    {Py_tp_dealloc, g_dealloc},
+    {Py_tp_finalize, g_finalize},
+    {Py_tp_traverse, g_traverse},
+    {Py_tp_clear, g_clear},
+    {Py_tp_methods, g_methods},
+    {Py_tp_getset, g_getset},
+    {Py_tp_members, g_members},
+    {Py_tp_repr, g_repr},
+    {Py_tp_doc, "A green thread, as go() returns it."},
+    {0, NULL},
 };
 
 static PyType_Spec g_spec = {
     .name = "gmpy_rt.G",
     .basicsize = sizeof(PyG),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION | Py_TPFLAGS_IMMUTABLETYPE,
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_DISALLOW_INSTANTIATION |
+             Py_TPFLAGS_IMMUTABLETYPE,
     .slots = g_slots_def,
 };
 
@@ -610,7 +651,8 @@ static PyMethodDef methods[] = {
      "go(fn, /, *args, **kwargs)\n--\n\nStart fn(*args, **kwargs) as a G and return it at once.\n\n"
      "It starts with a copy of the caller's contextvars. From a plain thread it works too, while a\n"
      "runtime runs. Raises RuntimeError outside a runtime."},
-    {"current", door_current, METH_NOARGS, "current()\n--\n\nThe G that runs. Raises RuntimeError outside a G."},
+    {"current", door_current, METH_NOARGS,
+     "current()\n--\n\nThe G that runs. Raises RuntimeError outside a G."},
     {"current_or_none", door_current_or_none, METH_NOARGS, NULL},
     {"current_m", door_current_m, METH_NOARGS, NULL},
     {"all_g", door_all_g, METH_NOARGS, NULL},

@@ -46,7 +46,9 @@ int group_enter(PyGroup *self, PyG *child) {
         self->count++;
     }
     mutex_unlock(&self->lock);
-    if (!ok) PyErr_SetString(PyExc_RuntimeError, "TaskGroup.go() outside its block: the group hasn't begun, or is over");
+    if (!ok)
+        PyErr_SetString(PyExc_RuntimeError,
+                        "TaskGroup.go() outside its block: the group hasn't begun, or is over");
     return ok ? 0 : -1;
 }
 
@@ -204,7 +206,8 @@ static PyMethodDef group_methods[] = {
     {"_open", (PyCFunction)group_open, METH_O, NULL},
     {"_body_ended", (PyCFunction)group_body_ended, METH_NOARGS, NULL},
     {"_wait", (PyCFunction)group_wait, METH_NOARGS, NULL},
-    {"cancel", (PyCFunction)group_cancel, METH_NOARGS, "cancel()\n--\n\nCancel every child that hasn't ended."},
+    {"cancel", (PyCFunction)group_cancel, METH_NOARGS,
+     "cancel()\n--\n\nCancel every child that hasn't ended."},
     {NULL, NULL, 0, NULL},
 };
 static PyMemberDef group_members[] = {
@@ -213,9 +216,14 @@ static PyMemberDef group_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 static PyType_Slot group_slots[] = {
-    {Py_tp_new, group_new},         {Py_tp_dealloc, group_dealloc}, {Py_tp_traverse, group_traverse},
-    {Py_tp_clear, group_clear},     {Py_tp_methods, group_methods}, {Py_tp_members, group_members},
-    {Py_sq_length, group_len},      {Py_nb_bool, group_bool},
+    {Py_tp_new, group_new},
+    {Py_tp_dealloc, group_dealloc},
+    {Py_tp_traverse, group_traverse},
+    {Py_tp_clear, group_clear},
+    {Py_tp_methods, group_methods},
+    {Py_tp_members, group_members},
+    {Py_sq_length, group_len},
+    {Py_nb_bool, group_bool},
     {Py_tp_doc, "Group()\n--\n\nThe core of gmpy_rt.TaskGroup."},
     {0, NULL},
 };

@@ -293,7 +293,8 @@ void py_m_main(m *mp) {
 
 static PyObject *door_gosched(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
     if (!sched_self) {
-        PyErr_SetString(PyExc_RuntimeError, "gosched() outside a runtime: call it in a function started by run() or go()");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "gosched() outside a runtime: call it in a function started by run() or go()");
         return NULL;
     }
     if (yield_now(false) < 0) return NULL;

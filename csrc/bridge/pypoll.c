@@ -23,7 +23,7 @@ typedef struct {
     PyObject_HEAD
     int fd;
     pd *d;
-    uint32_t epoch; /* fork makes a new epoll: descriptors of the old one are dead */
+    uint32_t epoch;         /* fork makes a new epoll: descriptors of the old one are dead */
     _Atomic uint32_t users; /* system calls under way */
     _Atomic bool closed;
 } PyPoll;
@@ -53,8 +53,8 @@ static ssize_t op_accept(io *a) {
 }
 
 static int closed_error(PyPoll *self) {
-    PyObject *e = PyObject_CallFunction(PyExc_OSError, "iN", EBADF,
-                                        PyUnicode_FromFormat("fd %d was closed, here or by another G", self->fd));
+    PyObject *e = PyObject_CallFunction(
+        PyExc_OSError, "iN", EBADF, PyUnicode_FromFormat("fd %d was closed, here or by another G", self->fd));
     if (e) PyErr_SetObject(PyExc_OSError, e);
     Py_XDECREF(e);
     return -1;
@@ -156,7 +156,8 @@ static int await_edge(PyPoll *self, pd *d, int mode, uint64_t state, int64_t dea
 
 /* The operation of who holds the line. Returns what op did, or -1 with an exception set.
  * stream: a short count means that the kernel's buffer is drained. */
-static ssize_t held_io(PyPoll *self, pd *d, int mode, ssize_t (*op)(io *), io *a, int64_t deadline, bool stream) {
+static ssize_t held_io(PyPoll *self, pd *d, int mode, ssize_t (*op)(io *), io *a, int64_t deadline,
+                       bool stream) {
     for (;;) {
         uint64_t state = netpoll_state(d, mode);
         if (netpoll_ready(state)) {
@@ -217,7 +218,9 @@ static int need_args(Py_ssize_t nargs, Py_ssize_t n, const char *name) {
     return -1;
 }
 
-static bool short_means_drained(int flags) { return !(flags & (MSG_PEEK | MSG_OOB | MSG_WAITALL | MSG_TRUNC)); }
+static bool short_means_drained(int flags) {
+    return !(flags & (MSG_PEEK | MSG_OOB | MSG_WAITALL | MSG_TRUNC));
+}
 
 /* recv, or recvfrom when there is room for an address. */
 static PyObject *receive(PyPoll *self, PyObject *size, PyObject *flagbits, PyObject *timeout, bool stream,
@@ -225,7 +228,8 @@ static PyObject *receive(PyPoll *self, PyObject *size, PyObject *flagbits, PyObj
     int64_t deadline;
     Py_ssize_t n = PyNumber_AsSsize_t(size, PyExc_OverflowError);
     a->flags = (int)PyLong_AsLong(flagbits);
-    if ((unlikely(n == -1 || a->flags == -1) && PyErr_Occurred()) || io_deadline(timeout, &deadline) < 0) return NULL;
+    if ((unlikely(n == -1 || a->flags == -1) && PyErr_Occurred()) || io_deadline(timeout, &deadline) < 0)
+        return NULL;
     if (n < 0) {
         PyErr_Format(PyExc_ValueError, "bufsize=%zd: can't receive less than 0 bytes", n);
         return NULL;
@@ -276,7 +280,8 @@ static PyObject *address(const struct sockaddr_storage *from, socklen_t len) {
     }
     if (from->ss_family == AF_UNIX) {
         const char *path = ((const struct sockaddr_un *)from)->sun_path;
-        size_t n = len > offsetof(struct sockaddr_un, sun_path) ? len - offsetof(struct sockaddr_un, sun_path) : 0;
+        size_t n =
+            len > offsetof(struct sockaddr_un, sun_path) ? len - offsetof(struct sockaddr_un, sun_path) : 0;
         if (n && path[0] == 0) return PyBytes_FromStringAndSize(path, (Py_ssize_t)n); /* abstract */
         return PyUnicode_DecodeFSDefaultAndSize(path, (Py_ssize_t)strnlen(path, n));
     }
@@ -306,10 +311,12 @@ static PyObject *receive_into(PyPoll *self, PyObject *buffer, PyObject *size, Py
     Py_buffer view;
     Py_ssize_t n = PyNumber_AsSsize_t(size, PyExc_OverflowError);
     a->flags = (int)PyLong_AsLong(flagbits);
-    if ((unlikely(n == -1 || a->flags == -1) && PyErr_Occurred()) || io_deadline(timeout, &deadline) < 0) return NULL;
+    if ((unlikely(n == -1 || a->flags == -1) && PyErr_Occurred()) || io_deadline(timeout, &deadline) < 0)
+        return NULL;
     if (PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE) < 0) {
         if (PyErr_ExceptionMatches(PyExc_BufferError))
-            PyErr_Format(PyExc_TypeError, "can't receive into %.100s: give a bytearray or another writable buffer",
+            PyErr_Format(PyExc_TypeError,
+                         "can't receive into %.100s: give a bytearray or another writable buffer",
                          Py_TYPE(buffer)->tp_name);
         return NULL;
     }
@@ -341,7 +348,8 @@ static PyObject *poll_recvfrom_into(PyPoll *self, PyObject *const *args, Py_ssiz
 
 /* Sends once, or (all) until everything is sent: the G keeps the line, so that two big
  * sendall's don't mix their bytes. Returns what was sent, or -1 with an exception set. */
-static ssize_t send_view(PyPoll *self, const Py_buffer *view, int flags, int64_t deadline, bool stream, bool all) {
+static ssize_t send_view(PyPoll *self, const Py_buffer *view, int flags, int64_t deadline, bool stream,
+                         bool all) {
     io a = {.fd = self->fd, .buf = view->buf, .len = (size_t)view->len, .flags = flags};
     bool parking = parks(deadline);
     pd *d = NULL;
@@ -372,8 +380,12 @@ static PyObject *send_some(PyPoll *self, PyObject *const *args, Py_ssize_t nargs
     return PyLong_FromSsize_t(sent);
 }
 
-static PyObject *poll_send(PyPoll *self, PyObject *const *args, Py_ssize_t nargs) { return send_some(self, args, nargs, false); }
-static PyObject *poll_sendall(PyPoll *self, PyObject *const *args, Py_ssize_t nargs) { return send_some(self, args, nargs, true); }
+static PyObject *poll_send(PyPoll *self, PyObject *const *args, Py_ssize_t nargs) {
+    return send_some(self, args, nargs, false);
+}
+static PyObject *poll_sendall(PyPoll *self, PyObject *const *args, Py_ssize_t nargs) {
+    return send_some(self, args, nargs, true);
+}
 
 static PyObject *poll_accept(PyPoll *self, PyObject *timeout) {
     int64_t deadline;
@@ -407,7 +419,8 @@ static PyObject *poll_wait(PyPoll *self, PyObject *const *args, Py_ssize_t nargs
 
 /* One try of call(): fn's result, or NULL: with an exception set, or without if it would
  * have to wait. */
-static PyObject *call_once(PyPoll *self, int mode, bool probe, bool wait, PyObject *const *call, Py_ssize_t nargs) {
+static PyObject *call_once(PyPoll *self, int mode, bool probe, bool wait, PyObject *const *call,
+                           Py_ssize_t nargs) {
     io a = {.fd = self->fd, .flags = mode == POLL_READ ? POLLIN : POLLOUT};
     if (load_relaxed(&self->closed)) {
         closed_error(self);
@@ -486,20 +499,23 @@ static PyObject *door_netpoll_forked(PyObject *Py_UNUSED(module), PyObject *Py_U
     Py_RETURN_NONE;
 }
 
-#define FAST(f) (PyCFunction)(void (*)(void))f
+#define FAST(f) (PyCFunction)(void (*)(void)) f
 static PyMethodDef poll_methods[] = {
     {"recv", FAST(poll_recv), METH_FASTCALL, "recv(n, flags, timeout, stream) -> bytes"},
     {"recv_into", FAST(poll_recv_into), METH_FASTCALL, "recv_into(buffer, n, flags, timeout, stream) -> int"},
     {"send", FAST(poll_send), METH_FASTCALL, "send(data, flags, timeout, stream) -> int"},
     {"sendall", FAST(poll_sendall), METH_FASTCALL, "sendall(data, flags, timeout, stream)"},
     {"recvfrom", FAST(poll_recvfrom), METH_FASTCALL, "recvfrom(n, flags, timeout) -> (bytes, address)"},
-    {"recvfrom_into", FAST(poll_recvfrom_into), METH_FASTCALL, "recvfrom_into(buffer, n, flags, timeout) -> (int, address)"},
+    {"recvfrom_into", FAST(poll_recvfrom_into), METH_FASTCALL,
+     "recvfrom_into(buffer, n, flags, timeout) -> (int, address)"},
     {"accept", (PyCFunction)poll_accept, METH_O, "accept(timeout) -> (fd, address)"},
     {"wait", FAST(poll_wait), METH_FASTCALL, "wait(for_writing, timeout)"},
     {"call", FAST(poll_call), METH_FASTCALL,
-     "call(for_writing, probe, timeout, fn, *args): what fn(*args) returns, called again after a wait while it\n"
+     "call(for_writing, probe, timeout, fn, *args): what fn(*args) returns, called again after a wait while "
+     "it\n"
      "raises BlockingIOError. probe: asks the kernel first, for a fn that would mostly raise."},
-    {"close", (PyCFunction)poll_close, METH_NOARGS, "close(): wakes the waiters; before the fd itself is closed"},
+    {"close", (PyCFunction)poll_close, METH_NOARGS,
+     "close(): wakes the waiters; before the fd itself is closed"},
     {NULL, NULL, 0, NULL},
 };
 

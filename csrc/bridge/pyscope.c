@@ -188,7 +188,8 @@ static PyObject *scope_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     static char *names[] = {"seconds", "when", "shield", "silent", NULL};
     PyObject *seconds = Py_None, *when = Py_None;
     int shield = 0, silent = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOpp:Scope", names, &seconds, &when, &shield, &silent)) return NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOpp:Scope", names, &seconds, &when, &shield, &silent))
+        return NULL;
     double s = -1.0, at = 0.0;
     if (seconds != Py_None) {
         if (deadline_from(seconds) == -1) return NULL; /* its errors fit */
@@ -230,18 +231,20 @@ static int arm(PyScope *self) {
 }
 
 static void set_seconds(PyScope *self) {
-    if (self->seconds >= 0) self->when = self->seconds > 1e9 ? 0 : nanotime() + (int64_t)(self->seconds * 1e9);
+    if (self->seconds >= 0)
+        self->when = self->seconds > 1e9 ? 0 : nanotime() + (int64_t)(self->seconds * 1e9);
 }
 
 static PyObject *scope_enter(PyScope *self, PyObject *Py_UNUSED(unused)) {
     g *gp = current_g();
     if (!gp) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "timeout(), deadline() and shield() work on a G: use them in a function started by run() or go()");
+        PyErr_SetString(PyExc_RuntimeError, "timeout(), deadline() and shield() work on a G: use them in a "
+                                            "function started by run() or go()");
         return NULL;
     }
     if (self->g) {
-        PyErr_SetString(PyExc_RuntimeError, "a timeout, deadline or shield can be entered once; make a new one");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "a timeout, deadline or shield can be entered once; make a new one");
         return NULL;
     }
     self->g = (PyG *)Py_NewRef((PyObject *)host_g(gp));
@@ -268,7 +271,8 @@ static bool is_own(PyScope *self, PyObject *value) {
 static PyObject *scope_exit(PyScope *self, PyObject *const *args, Py_ssize_t nargs) {
     g *gp = current_g();
     if (!self->g || !gp || host_g(gp) != self->g || !self->linked) {
-        PyErr_SetString(PyExc_RuntimeError, "a timeout, deadline or shield must be left once, by the G that entered it");
+        PyErr_SetString(PyExc_RuntimeError,
+                        "a timeout, deadline or shield must be left once, by the G that entered it");
         return NULL;
     }
     timer_remove(&self->timer);
@@ -285,7 +289,8 @@ static PyObject *scope_exit(PyScope *self, PyObject *const *args, Py_ssize_t nar
         if (seconds) PyErr_Format(PyExc_TimeoutError, "not done within the timeout of %R s", seconds);
         Py_XDECREF(seconds);
     } else
-        PyErr_SetString(PyExc_TimeoutError, self->when ? "not done before the deadline" : "the block was cancelled");
+        PyErr_SetString(PyExc_TimeoutError,
+                        self->when ? "not done before the deadline" : "the block was cancelled");
     return NULL;
 }
 
@@ -335,7 +340,9 @@ static PyObject *scope_reschedule(PyScope *self, PyObject *arg) {
     Py_RETURN_NONE;
 }
 
-static PyObject *scope_get_expired(PyScope *self, void *Py_UNUSED(c)) { return PyBool_FromLong(load_acquire(&self->expired)); }
+static PyObject *scope_get_expired(PyScope *self, void *Py_UNUSED(c)) {
+    return PyBool_FromLong(load_acquire(&self->expired));
+}
 
 static PyObject *scope_get_when(PyScope *self, void *Py_UNUSED(c)) {
     if (!self->when) Py_RETURN_NONE;
@@ -387,8 +394,12 @@ static PyMemberDef scope_members[] = {
 };
 
 static PyType_Slot scope_slots[] = {
-    {Py_tp_new, scope_new},           {Py_tp_dealloc, scope_dealloc}, {Py_tp_traverse, scope_traverse},
-    {Py_tp_clear, scope_clear},       {Py_tp_methods, scope_methods}, {Py_tp_getset, scope_getset},
+    {Py_tp_new, scope_new},
+    {Py_tp_dealloc, scope_dealloc},
+    {Py_tp_traverse, scope_traverse},
+    {Py_tp_clear, scope_clear},
+    {Py_tp_methods, scope_methods},
+    {Py_tp_getset, scope_getset},
     {Py_tp_members, scope_members},
     {Py_tp_doc, "Scope(seconds=None, when=None, shield=False, silent=False)\n--\n\n"
                 "A block that can be interrupted as a whole; see gmpy_rt.timeout, deadline, shield."},

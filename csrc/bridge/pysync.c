@@ -41,7 +41,8 @@ static int lock_take(PyLock *self, bool blocking, int64_t deadline) {
 }
 
 /* The arguments of acquire(blocking=True, timeout=-1). -1 with an exception set. */
-static int parse_acquire(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, bool *block, int64_t *until) {
+static int parse_acquire(PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, bool *block,
+                         int64_t *until) {
     int blocking = 1;
     PyObject *timeout = NULL;
     {
@@ -73,11 +74,13 @@ static int parse_acquire(PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
                 return -1;
             }
             if (t < 0) {
-                PyErr_Format(PyExc_ValueError, "timeout=%R: give seconds >= 0, or -1 to wait for ever", timeout);
+                PyErr_Format(PyExc_ValueError, "timeout=%R: give seconds >= 0, or -1 to wait for ever",
+                             timeout);
                 return -1;
             }
             if (t > 9223372036.0) { /* threading.TIMEOUT_MAX */
-                PyErr_Format(PyExc_OverflowError, "timeout=%R is too large; use -1 to wait for ever", timeout);
+                PyErr_Format(PyExc_OverflowError, "timeout=%R is too large; use -1 to wait for ever",
+                             timeout);
                 return -1;
             }
             deadline = deadline_from(timeout);
@@ -93,7 +96,8 @@ static int parse_acquire(PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
 static PyObject *lock_acquire(PyLock *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
     bool blocking = true;
     int64_t deadline = 0;
-    if (unlikely(nargs || kwnames) && parse_acquire(args, nargs, kwnames, &blocking, &deadline) < 0) return NULL;
+    if (unlikely(nargs || kwnames) && parse_acquire(args, nargs, kwnames, &blocking, &deadline) < 0)
+        return NULL;
     int r = lock_take(self, blocking, deadline);
     return r < 0 ? NULL : PyBool_FromLong(r);
 }
@@ -128,17 +132,21 @@ static PyObject *lock_owner(PyLock *self, void *Py_UNUSED(c)) {
     return PyLong_FromUnsignedLongLong(id);
 }
 
-static PyObject *lock_nwaiters(PyLock *self, void *Py_UNUSED(c)) { return PyLong_FromUnsignedLong(load_relaxed(&self->l.nwaiters)); }
+static PyObject *lock_nwaiters(PyLock *self, void *Py_UNUSED(c)) {
+    return PyLong_FromUnsignedLong(load_relaxed(&self->l.nwaiters));
+}
 
 static PyObject *repr_with(PyLock *self, const char *more) {
     uint32_t waiters = load_relaxed(&self->l.nwaiters);
     uint64_t id = load_relaxed(&self->owner);
     const char *type = Py_TYPE(self)->tp_name;
-    if (!load_acquire(&self->l.word)) return PyUnicode_FromFormat("<unlocked %s object%s at %p>", type, more, self);
+    if (!load_acquire(&self->l.word))
+        return PyUnicode_FromFormat("<unlocked %s object%s at %p>", type, more, self);
     if (id)
-        return PyUnicode_FromFormat("<locked %s object by G %llu%s with %u waiting at %p>", type, (unsigned long long)id,
-                                    more, waiters, self);
-    return PyUnicode_FromFormat("<locked %s object by a thread%s with %u waiting at %p>", type, more, waiters, self);
+        return PyUnicode_FromFormat("<locked %s object by G %llu%s with %u waiting at %p>", type,
+                                    (unsigned long long)id, more, waiters, self);
+    return PyUnicode_FromFormat("<locked %s object by a thread%s with %u waiting at %p>", type, more, waiters,
+                                self);
 }
 
 static PyObject *lock_repr(PyLock *self) { return repr_with(self, ""); }
@@ -155,7 +163,7 @@ static void leaf_dealloc(PyLock *self) {
 static PyObject *repr_with(PyLock *self, const char *more);
 
 typedef struct {
-    PyLock lock; /* first: dumps and repr look at an RLock as at a Lock */
+    PyLock lock;          /* first: dumps and repr look at an RLock as at a Lock */
     _Atomic uint64_t key; /* of who holds it; 0: nobody */
     uint64_t count;       /* the holder's */
 } PyRLock;
@@ -183,14 +191,17 @@ static int rlock_take(PyRLock *self, bool blocking, int64_t deadline) {
 
 static int rlock_owned(PyRLock *self, const char *what) {
     if (likely(load_relaxed(&self->key) == caller_key())) return 0;
-    PyErr_Format(PyExc_RuntimeError, "%s of %R by a G or thread that doesn't hold it (cannot release un-acquired lock)", what, self);
+    PyErr_Format(PyExc_RuntimeError,
+                 "%s of %R by a G or thread that doesn't hold it (cannot release un-acquired lock)", what,
+                 self);
     return -1;
 }
 
 static PyObject *rlock_acquire(PyRLock *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
     bool blocking = true;
     int64_t deadline = 0;
-    if (unlikely(nargs || kwnames) && parse_acquire(args, nargs, kwnames, &blocking, &deadline) < 0) return NULL;
+    if (unlikely(nargs || kwnames) && parse_acquire(args, nargs, kwnames, &blocking, &deadline) < 0)
+        return NULL;
     int r = rlock_take(self, blocking, deadline);
     return r < 0 ? NULL : PyBool_FromLong(r);
 }
@@ -237,8 +248,10 @@ static PyObject *rlock_release_save(PyRLock *self, PyObject *Py_UNUSED(unused)) 
 static int take_anyway(PyLock *self) {
     PyObject *type = NULL, *value = NULL, *tb = NULL;
     while (lock_take(self, true, 0) < 0) {
-        if (type) PyErr_Clear();
-        else PyErr_Fetch(&type, &value, &tb);
+        if (type)
+            PyErr_Clear();
+        else
+            PyErr_Fetch(&type, &value, &tb);
     }
     if (!type) return 0;
     PyErr_Restore(type, value, tb);
@@ -274,13 +287,15 @@ static PyObject *rlock_at_fork_reinit(PyRLock *self, PyObject *Py_UNUSED(unused)
 
 static PyObject *rlock_repr(PyRLock *self) {
     char count[32];
-    snprintf(count, sizeof count, " count=%llu", (unsigned long long)(load_relaxed(&self->key) ? self->count : 0));
+    snprintf(count, sizeof count, " count=%llu",
+             (unsigned long long)(load_relaxed(&self->key) ? self->count : 0));
     return repr_with(&self->lock, count);
 }
 
 static PyMethodDef rlock_methods[] = {
     {"acquire", (PyCFunction)(void (*)(void))rlock_acquire, METH_FASTCALL | METH_KEYWORDS,
-     "acquire(blocking=True, timeout=-1)\n--\n\nTake the lock, once more if the caller holds it; return whether it was taken.\n\n"
+     "acquire(blocking=True, timeout=-1)\n--\n\nTake the lock, once more if the caller holds it; return "
+     "whether it was taken.\n\n"
      "timeout: seconds; -1 waits for ever. Raises Cancelled."},
     {"release", (PyCFunction)rlock_release, METH_NOARGS,
      "release()\n--\n\nUndo one acquire. Raises RuntimeError if the calling G (or thread) doesn't hold it."},
@@ -310,7 +325,8 @@ static PyMethodDef lock_methods[] = {
 };
 
 static PyGetSetDef lock_getset[] = {
-    {"owner", (getter)lock_owner, NULL, "int or None: id of the G that holds it; None if free or held by a thread.", NULL},
+    {"owner", (getter)lock_owner, NULL,
+     "int or None: id of the G that holds it; None if free or held by a thread.", NULL},
     {"waiters", (getter)lock_nwaiters, NULL, "int: how many wait for it.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
@@ -321,8 +337,12 @@ static PyMemberDef lock_members[] = {
 };
 
 static PyType_Slot lock_slots[] = {
-    {Py_tp_new, PyType_GenericNew},  {Py_tp_dealloc, leaf_dealloc}, {Py_tp_methods, lock_methods},
-    {Py_tp_getset, lock_getset},     {Py_tp_members, lock_members}, {Py_tp_repr, lock_repr},
+    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_dealloc, leaf_dealloc},
+    {Py_tp_methods, lock_methods},
+    {Py_tp_getset, lock_getset},
+    {Py_tp_members, lock_members},
+    {Py_tp_repr, lock_repr},
     {Py_tp_doc, "Lock()\n--\n\nthreading.Lock's interface for G's and plain threads.\n\n"
                 "Who has waited for 1 ms gets it by direct hand-off (Go's starvation mode)."},
     {0, NULL},
@@ -336,8 +356,12 @@ static PyType_Spec lock_spec = {
 };
 
 static PyType_Slot rlock_slots[] = {
-    {Py_tp_new, PyType_GenericNew},  {Py_tp_dealloc, leaf_dealloc}, {Py_tp_methods, rlock_methods},
-    {Py_tp_getset, lock_getset},     {Py_tp_members, lock_members}, {Py_tp_repr, rlock_repr},
+    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_dealloc, leaf_dealloc},
+    {Py_tp_methods, rlock_methods},
+    {Py_tp_getset, lock_getset},
+    {Py_tp_members, lock_members},
+    {Py_tp_repr, rlock_repr},
     {Py_tp_doc, "RLock()\n--\n\nthreading.RLock's interface; the owner is a G (or a plain thread)."},
     {0, NULL},
 };
@@ -359,7 +383,8 @@ typedef struct {
 
 static PyObject *wg_add_n(PyWaitGroup *self, int64_t n) {
     if (waitgroup_add(&self->wg, n)) Py_RETURN_NONE;
-    PyErr_Format(PyExc_ValueError, "WaitGroup: the counter would go below 0 (add(%lld) at %lld); more done() than add()",
+    PyErr_Format(PyExc_ValueError,
+                 "WaitGroup: the counter would go below 0 (add(%lld) at %lld); more done() than add()",
                  (long long)n, (long long)self->wg.count);
     return NULL;
 }
@@ -394,7 +419,9 @@ static PyObject *wg_wait(PyWaitGroup *self, PyObject *args, PyObject *kwargs) {
     Py_RETURN_FALSE;
 }
 
-static PyObject *wg_count(PyWaitGroup *self, void *Py_UNUSED(c)) { return PyLong_FromLongLong(self->wg.count); }
+static PyObject *wg_count(PyWaitGroup *self, void *Py_UNUSED(c)) {
+    return PyLong_FromLongLong(self->wg.count);
+}
 
 static PyMethodDef wg_methods[] = {
     {"add", (PyCFunction)(void (*)(void))wg_add, METH_FASTCALL,
@@ -416,8 +443,11 @@ static PyMemberDef wg_members[] = {
 };
 
 static PyType_Slot wg_slots[] = {
-    {Py_tp_new, PyType_GenericNew}, {Py_tp_dealloc, leaf_dealloc}, {Py_tp_methods, wg_methods},
-    {Py_tp_getset, wg_getset},      {Py_tp_members, wg_members},
+    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_dealloc, leaf_dealloc},
+    {Py_tp_methods, wg_methods},
+    {Py_tp_getset, wg_getset},
+    {Py_tp_members, wg_members},
     {Py_tp_doc, "WaitGroup()\n--\n\nGo's sync.WaitGroup: wait for a number of things to be done."},
     {0, NULL},
 };

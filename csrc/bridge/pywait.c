@@ -139,7 +139,8 @@ static PyObject *waiters_wake(PyWaiters *self, PyObject *const *args, Py_ssize_t
         PyErr_SetString(PyExc_TypeError, "wake() takes one number: wake(n=1)");
         return NULL;
     }
-    if (nargs && (n = PyNumber_AsSsize_t(args[0], PyExc_OverflowError)) == -1 && PyErr_Occurred()) return NULL;
+    if (nargs && (n = PyNumber_AsSsize_t(args[0], PyExc_OverflowError)) == -1 && PyErr_Occurred())
+        return NULL;
     return PyLong_FromUnsignedLong(n > 0 ? wake(self, (uint64_t)n) : 0);
 }
 
@@ -330,7 +331,8 @@ static PyMethodDef waiters_methods[] = {
      "add()\n--\n\nA ticket: from now on a wake counts for it; its wait() parks."},
     {"wake", (PyCFunction)(void (*)(void))waiters_wake, METH_FASTCALL,
      "wake(n=1, /)\n--\n\nWake the first n; return how many there were."},
-    {"wake_all", (PyCFunction)waiters_wake_all, METH_NOARGS, "wake_all()\n--\n\nWake everybody; return how many."},
+    {"wake_all", (PyCFunction)waiters_wake_all, METH_NOARGS,
+     "wake_all()\n--\n\nWake everybody; return how many."},
     {NULL, NULL, 0, NULL},
 };
 static PyMemberDef waiters_members[] = {
@@ -338,8 +340,12 @@ static PyMemberDef waiters_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 static PyType_Slot waiters_slots[] = {
-    {Py_tp_new, waiters_new},         {Py_tp_dealloc, waiters_dealloc}, {Py_tp_methods, waiters_methods},
-    {Py_tp_members, waiters_members}, {Py_sq_length, waiters_len},      {Py_nb_bool, waiters_bool},
+    {Py_tp_new, waiters_new},
+    {Py_tp_dealloc, waiters_dealloc},
+    {Py_tp_methods, waiters_methods},
+    {Py_tp_members, waiters_members},
+    {Py_sq_length, waiters_len},
+    {Py_nb_bool, waiters_bool},
     {Py_tp_doc, "Waiters(what='park')\n--\n\nA wait queue; what: the name of the wait in dumps."},
     {0, NULL},
 };
@@ -368,10 +374,12 @@ static PyType_Spec ticket_spec = {
 
 static PyMethodDef sema_methods[] = {
     {"acquire", (PyCFunction)(void (*)(void))sema_acquire, METH_VARARGS | METH_KEYWORDS,
-     "acquire(blocking=True, timeout=None)\n--\n\nTake a unit, first come, first served; return whether one was taken.\n\n"
+     "acquire(blocking=True, timeout=None)\n--\n\nTake a unit, first come, first served; return whether one "
+     "was taken.\n\n"
      "timeout: seconds; None waits for ever. Raises Cancelled."},
     {"release", (PyCFunction)(void (*)(void))sema_release, METH_VARARGS | METH_KEYWORDS,
-     "release(n=1)\n--\n\nGive n units back. Raises ValueError for n < 1, or above a BoundedSemaphore's bound."},
+     "release(n=1)\n--\n\nGive n units back. Raises ValueError for n < 1, or above a BoundedSemaphore's "
+     "bound."},
     {"__enter__", (PyCFunction)sema_enter, METH_NOARGS, NULL},
     {"__exit__", (PyCFunction)(void (*)(void))sema_exit, METH_FASTCALL, NULL},
     {NULL, NULL, 0, NULL},
@@ -393,8 +401,11 @@ static void sema_dealloc(PySema *self) {
     Py_DECREF(type);
 }
 static PyType_Slot sema_slots[] = {
-    {Py_tp_new, sema_make},       {Py_tp_dealloc, sema_dealloc}, {Py_tp_methods, sema_methods},
-    {Py_tp_getset, sema_getset}, {Py_tp_members, sema_members},
+    {Py_tp_new, sema_make},
+    {Py_tp_dealloc, sema_dealloc},
+    {Py_tp_methods, sema_methods},
+    {Py_tp_getset, sema_getset},
+    {Py_tp_members, sema_members},
     {Py_tp_doc, "Semaphore(value=1)\n--\n\nA number of units. First come, first served."},
     {0, NULL},
 };
@@ -409,7 +420,8 @@ int pywait_init(PyObject *module) {
     Ticket_Type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &ticket_spec, NULL);
     PyObject *waiters = PyType_FromModuleAndSpec(module, &waiters_spec, NULL);
     PyObject *sema = PyType_FromModuleAndSpec(module, &sema_spec, NULL);
-    if (!Ticket_Type || !waiters || !sema || PyModule_AddObjectRef(module, "Ticket", (PyObject *)Ticket_Type) < 0 ||
+    if (!Ticket_Type || !waiters || !sema ||
+        PyModule_AddObjectRef(module, "Ticket", (PyObject *)Ticket_Type) < 0 ||
         PyModule_AddObjectRef(module, "Waiters", waiters) < 0)
         return -1;
     return PyModule_AddObjectRef(module, "Semaphore", sema);

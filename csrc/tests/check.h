@@ -23,18 +23,18 @@ static inline void check_failed(const char *file, int line, const char *what) {
     abort();
 }
 
-#define CHECK(x)                                                                                   \
-    do {                                                                                           \
-        if (!(x)) check_failed(__FILE__, __LINE__, #x);                                            \
+#define CHECK(x)                                                                                             \
+    do {                                                                                                     \
+        if (!(x)) check_failed(__FILE__, __LINE__, #x);                                                      \
     } while (0)
 
-#define CHECK_EQ(a, b)                                                                             \
-    do {                                                                                           \
-        long long a_ = (long long)(a), b_ = (long long)(b);                                        \
-        if (a_ != b_) {                                                                            \
-            fprintf(stderr, "%lld != %lld\n", a_, b_);                                             \
-            check_failed(__FILE__, __LINE__, #a " == " #b);                                        \
-        }                                                                                          \
+#define CHECK_EQ(a, b)                                                                                       \
+    do {                                                                                                     \
+        long long a_ = (long long)(a), b_ = (long long)(b);                                                  \
+        if (a_ != b_) {                                                                                      \
+            fprintf(stderr, "%lld != %lld\n", a_, b_);                                                       \
+            check_failed(__FILE__, __LINE__, #a " == " #b);                                                  \
+        }                                                                                                    \
     } while (0)
 
 static void check_signal(int sig) {

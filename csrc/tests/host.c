@@ -49,7 +49,8 @@ static void run_step(m *mp, g *gp) {
     switch (r) {
     case STEP_PARK:
         if (t->deadline) {
-            CHECK(timers_add(&pp->timers, &gp->timer, t->deadline, &gp->parker, load_relaxed(&gp->parker.word) >> 2));
+            CHECK(timers_add(&pp->timers, &gp->timer, t->deadline, &gp->parker,
+                             load_relaxed(&gp->parker.word) >> 2));
             sched_timer_added(t->deadline);
         }
         store_seq(&t->running, 0);
@@ -172,22 +173,27 @@ bool task_cancel(task *t) {
 }
 
 void host_dump(void) {
-    fprintf(stderr, "live=%llu procs=%u nidlep=%u nspinning=%u nm=%u nnop=%u globq=%u netpoll=%u poller=%d next_timer=%lld\n",
-            (unsigned long long)sched_live(), S.procs, S.nidlep, S.nspinning, S.nm, S.nnop, globq_len(&S.globq),
-            netpoll_waiters(), S.poller ? (int)S.poller->id : -1,
+    fprintf(stderr,
+            "live=%llu procs=%u nidlep=%u nspinning=%u nm=%u nnop=%u globq=%u netpoll=%u poller=%d "
+            "next_timer=%lld\n",
+            (unsigned long long)sched_live(), S.procs, S.nidlep, S.nspinning, S.nm, S.nnop,
+            globq_len(&S.globq), netpoll_waiters(), S.poller ? (int)S.poller->id : -1,
             sched_next_timer() == INT64_MAX ? -1 : (long long)(sched_next_timer() - nanotime()));
     for (uint32_t i = 0; i < S.maxp; i++) {
         p *pp = S.allp[i];
-        fprintf(stderr, "  P%u status=%u m=%d retire=%d runq=%u tick=%llu\n", i, pp->status, pp->m ? (int)pp->m->id : -1,
-                pp->retire, runq_len(&pp->runq), (unsigned long long)pp->stat.schedtick);
+        fprintf(stderr, "  P%u status=%u m=%d retire=%d runq=%u tick=%llu\n", i, pp->status,
+                pp->m ? (int)pp->m->id : -1, pp->retire, runq_len(&pp->runq),
+                (unsigned long long)pp->stat.schedtick);
     }
     for (uint32_t i = 0; i < S.nm && i < MAX_M; i++) {
         m *mp = S.allm[i];
         if (!mp) continue;
-        fprintf(stderr, "  M%u state=%d hold=%u p=%d nextp=%d bound=%u listed=%d token=%d polling=%d spinning=%d no_fresh=%d cur=%p note=%u\n",
+        fprintf(stderr,
+                "  M%u state=%d hold=%u p=%d nextp=%d bound=%u listed=%d token=%d polling=%d spinning=%d "
+                "no_fresh=%d cur=%p note=%u\n",
                 i, mp->state, mp->hold, mp->p ? (int)mp->p->id : -1, mp->nextp ? (int)mp->nextp->id : -1,
-                boundq_len(&mp->bound), mp->idle_listed, mp->token_queued, mp->polling, mp->spinning, mp->no_fresh,
-                (void *)mp->cur, mp->note.set);
+                boundq_len(&mp->bound), mp->idle_listed, mp->token_queued, mp->polling, mp->spinning,
+                mp->no_fresh, (void *)mp->cur, mp->note.set);
     }
     uint32_t by[5] = {0};
     for (uint32_t i = 0; i < g_slots(); i++) {

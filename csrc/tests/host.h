@@ -55,9 +55,9 @@ task *host_go_solo(step_fn step, int64_t n, void *arg); /* one whose function bl
 void host_dump(void);
 
 /* Inside a step. */
-uint8_t task_wake(task *t); /* why the last wait ended */
+uint8_t task_wake(task *t);           /* why the last wait ended */
 void task_sleep(task *t, int64_t ns); /* then return STEP_PARK */
-bool task_preempted(m *mp); /* asked to yield? */
+bool task_preempted(m *mp);           /* asked to yield? */
 void task_block_declared(m *mp, int64_t ns);
 void task_block_undeclared(m *mp, int64_t ns);
 /* As lock_os_thread(): its M starts no other g's. */

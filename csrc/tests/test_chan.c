@@ -109,7 +109,8 @@ static void select_waits_on_all_and_is_hit_once(void) {
     uint64_t rand = seed(0);
     bool closed;
     CHECK(chan_init(&a, 0) && chan_init(&b, 0));
-    chan_case cases[3] = {{.c = &a, .w = &w[0]}, {.c = &b, .w = &w[1]}, {.c = &a, .sending = true, .val = &v[5], .w = &w[2]}};
+    chan_case cases[3] = {
+        {.c = &a, .w = &w[0]}, {.c = &b, .w = &w[1]}, {.c = &a, .sending = true, .val = &v[5], .w = &w[2]}};
     CHECK_EQ(select_try(cases, 3, &k, order, &rand, &closed), -1);
     CHECK_EQ(chan_send(&b, &v[0], NULL, NULL), CHAN_DONE);
     CHECK_EQ(chan_send(&a, &v[1], NULL, NULL), CHAN_FULL); /* it has been hit already */
@@ -190,7 +191,8 @@ static void talk(int i) {
     } else {
         for (uint32_t open = (1 << CHANS) - 1; open;) {
             chan_case cases[CHANS];
-            for (int c = 0; c < CHANS; c++) cases[c] = (chan_case){.c = open >> c & 1 ? &cs[c] : NULL, .w = &w[c]};
+            for (int c = 0; c < CHANS; c++)
+                cases[c] = (chan_case){.c = open >> c & 1 ? &cs[c] : NULL, .w = &w[c]};
             int hit = select_try(cases, CHANS, &k, order, &rand, &closed);
             if (hit >= 0) {
                 if (closed)

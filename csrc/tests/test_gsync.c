@@ -65,7 +65,8 @@ static void lock_often(int i) {
         for (bool again = false; !mine && !gave_up; again = true) {
             if ((mine = glock_wait(&l, &k, &w, since, again))) break;
             uint64_t seq = load_relaxed(&k.word) >> 2;
-            if (!note_sleep(&k.note, rand_next(&rand) % 4 ? 0 : nanotime() + rand_next(&rand) % (100 * MICROSECOND))) {
+            if (!note_sleep(&k.note,
+                            rand_next(&rand) % 4 ? 0 : nanotime() + rand_next(&rand) % (100 * MICROSECOND))) {
                 if ((gave_up = wait_take_back(&k, seq, WAKE_TIMEOUT))) {
                     glock_unwait(&l, &w);
                     break;

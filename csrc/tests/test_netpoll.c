@@ -181,7 +181,7 @@ static void after_a_hangup_it_stays_ready(void) {
     netpoll(0);
     CHECK(drain(&a));
     netpoll_drained(a.d, POLL_READ, netpoll_state(a.d, POLL_READ)); /* a short read */
-    CHECK(netpoll_ready(netpoll_state(a.d, POLL_READ)));           /* the end is still to be read */
+    CHECK(netpoll_ready(netpoll_state(a.d, POLL_READ)));            /* the end is still to be read */
     pair_close();
 }
 
@@ -290,7 +290,8 @@ static void read_some(int i) {
                 CHECK(errno == EAGAIN);
                 netpoll_drained(e->d, POLL_READ, state);
             }
-            if (netpoll_wait(e->d, POLL_READ, state, &k, &w) == POLL_PARK && !parked(e, i, &k, &w, &rand)) break;
+            if (netpoll_wait(e->d, POLL_READ, state, &k, &w) == POLL_PARK && !parked(e, i, &k, &w, &rand))
+                break;
         }
         if (n > 0) atomic_fetch_add(&bytes_in, (uint64_t)n);
         store_seq(&holds[i % SOCKS], 0);

@@ -76,7 +76,8 @@ static void claim(int i) {
     }
     uint64_t seq;
     while ((seq = load_seq(&open_seq)) != UINT64_MAX) {
-        if (i == 3 ? !parker_claim_any(&k, WAKE_OK) : !parker_claim(&k, seq, i == 1 ? WAKE_OK : WAKE_TIMEOUT)) continue;
+        if (i == 3 ? !parker_claim_any(&k, WAKE_OK) : !parker_claim(&k, seq, i == 1 ? WAKE_OK : WAKE_TIMEOUT))
+            continue;
         atomic_fetch_add(&wins, 1);
         parker_unpark(&k);
     }

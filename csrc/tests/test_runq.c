@@ -121,7 +121,8 @@ static void rob(int i) {
             if (n < 64 && (gp = runq_get(&q[i]))) taken(gp), held[n++] = gp;
             break;
         case 2:
-            if (n < 64 && (gp = runq_steal(&q[i], &q[(i + 1 + x / 16 % (OWNERS - 1)) % OWNERS], 0, INT64_MIN, &young, &stolen)))
+            if (n < 64 && (gp = runq_steal(&q[i], &q[(i + 1 + x / 16 % (OWNERS - 1)) % OWNERS], 0, INT64_MIN,
+                                           &young, &stolen)))
                 taken(gp), held[n++] = gp, atomic_fetch_add_explicit(&moved, stolen, memory_order_relaxed);
             break;
         case 3:

@@ -113,7 +113,8 @@ static enum step step_mixed(task *t, m *mp) {
     case 7: {
         for (int i = 0; i < 4; i++) {
             r = rand_next(&t->rand);
-            t->cases[i] = (chan_case){.c = r & 8 ? NULL : &chans[(r >> 8) % CHANS], .sending = r & 16, .val = t, .w = &t->seats[i]};
+            t->cases[i] = (chan_case){
+                .c = r & 8 ? NULL : &chans[(r >> 8) % CHANS], .sending = r & 16, .val = t, .w = &t->seats[i]};
         }
         int which = select_try(t->cases, 4, k, t->order, &t->rand, &t->closed);
         if (which < 0) {
@@ -140,10 +141,12 @@ static enum step step_mixed(task *t, m *mp) {
         }
         return STEP_YIELD;
     case 11:
-        if (with_blocking && r & 0x300) task_block_declared(mp, (int64_t)(r >> 12) % (r & 0x400 ? MILLISECOND : 20 * MICROSECOND));
+        if (with_blocking && r & 0x300)
+            task_block_declared(mp, (int64_t)(r >> 12) % (r & 0x400 ? MILLISECOND : 20 * MICROSECOND));
         return STEP_YIELD;
     case 12:
-        if (with_blocking && (r & 0x700) == 0) task_block_undeclared(mp, (int64_t)(r >> 12) % (2 * MILLISECOND));
+        if (with_blocking && (r & 0x700) == 0)
+            task_block_undeclared(mp, (int64_t)(r >> 12) % (2 * MILLISECOND));
         if (with_blocking && (r & 0x700) == 0x100) {
             atomic_fetch_add(&spawned, 1);
             host_go_solo(step_solo, 0, NULL);
@@ -151,7 +154,8 @@ static enum step step_mixed(task *t, m *mp) {
         return STEP_YIELD;
     case 13: /* a hog, now and then */
         if ((r & 0xff00) == 0)
-            for (int64_t end = nanotime() + 30 * MILLISECOND; nanotime() < end && !task_preempted(mp);) cpu_relax();
+            for (int64_t end = nanotime() + 30 * MILLISECOND; nanotime() < end && !task_preempted(mp);)
+                cpu_relax();
         return STEP_YIELD;
     case 14:
         if (with_locked && (r & 0xf00) == 0) {
@@ -319,8 +323,10 @@ static void mix(uint32_t procs, uint32_t policy, int64_t ns) {
 
 static void all_policies(uint32_t procs) {
     for (uint32_t policy = 0; policy < POLICIES; policy++) mix(procs, policy, 400 * MILLISECOND);
-    fprintf(stderr, "  %u P's: steps=%llu sent=%llu locks=%llu io=%llu cancels=%llu preempts=%llu idles=%llu solos=%llu\n", procs,
-            (unsigned long long)host_steps, (unsigned long long)sent, (unsigned long long)lock_rounds,
+    fprintf(stderr,
+            "  %u P's: steps=%llu sent=%llu locks=%llu io=%llu cancels=%llu preempts=%llu idles=%llu "
+            "solos=%llu\n",
+            procs, (unsigned long long)host_steps, (unsigned long long)sent, (unsigned long long)lock_rounds,
             (unsigned long long)io_rounds, (unsigned long long)cancels, (unsigned long long)host_preempts,
             (unsigned long long)host_idles, (unsigned long long)solos);
 }

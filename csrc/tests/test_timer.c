@@ -99,7 +99,8 @@ static void sleep_or_run(int i) {
         int64_t now = nanotime();
         for (int k = 0; k < MANY; k++) {
             s[k].seq = parker_begin(&s[k].k);
-            CHECK(timers_add(&heaps[rand_next(&rand) % 2], &s[k].t, now + rand_next(&rand) % (50 * MICROSECOND), &s[k].k, s[k].seq));
+            CHECK(timers_add(&heaps[rand_next(&rand) % 2], &s[k].t,
+                             now + rand_next(&rand) % (50 * MICROSECOND), &s[k].k, s[k].seq));
         }
         for (int k = 0; k < MANY; k++) {
             if (rand_next(&rand) & 1 && parker_claim(&s[k].k, s[k].seq, WAKE_OK))
