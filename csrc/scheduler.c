@@ -220,7 +220,12 @@ static bool poll_now(int64_t now) {
  * its load on 2 cores lost a third of its throughput to spinning). */
 static g *spin(m *mp, p *pp) {
     int64_t now = nanotime(), until = now, grace_end = 0;
-    if (S.ops.spin && (mp->spin_luck > 0 || ++mp->spin_dry % 16 == 0)) until += load_relaxed(&S.spin_ns);
+    if (S.ops.spin && mp->spin_luck > 0)
+        until += load_relaxed(&S.spin_ns);
+    else if (S.ops.spin && ++mp->spin_dry % 32 == 0)
+        /* Now and then for as long as a partner needs that sleeps itself: two M's that talk and
+         * have both given up spinning would never find back to it. */
+        until += 4 * load_relaxed(&S.spin_ns);
     uint32_t busy = load_relaxed(&S.procs) - load_relaxed(&S.nidlep);
     /* An M that starts no fresh g's may spin for its own, but doesn't count: a submitter
      * that sees a spinner relies on it. */

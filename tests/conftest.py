@@ -6,6 +6,7 @@ import _thread
 import faulthandler
 import gc
 import os
+import signal
 import sys
 import threading
 import time
@@ -49,6 +50,11 @@ def _watch() -> None:
 
 
 _thread.start_new_thread(_watch, ())
+
+# A shell ignores SIGINT for what it starts in the background, and ignoring is inherited: the
+# programs that the tests start and interrupt would never notice.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _set_deadline(test: str, seconds: float | None) -> None:
