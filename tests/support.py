@@ -72,7 +72,7 @@ class Ran(subprocess.CompletedProcess[str]):
 
 
 def interpreter(*options: str) -> list[str]:
-    return [sys.executable, "-X", "faulthandler", *options]
+    return [sys.executable, "-P", "-X", "faulthandler", *options]  # -P: not the checkout
 
 
 def environment(**more: str) -> dict[str, str]:
