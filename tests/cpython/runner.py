@@ -1,6 +1,6 @@
 """Runs CPython's own lock_tests or test_queue, as installed, against our classes.
 
-    python -m tests.cpython.runner locks|queue PROCS [NAME ...]
+    python runner.py locks|queue PROCS [NAME ...]
 
 Everything happens inside a runtime: the test suite in its main G, and what the tests start
 as threads are G's. Prints one line of JSON: the result of each test by name.

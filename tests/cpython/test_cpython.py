@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support import environment, interpreter
 
 from gmpy_rt.queue import ShutDown
 
-REPO = Path(__file__).resolve().parents[2]
+RUNNER = Path(__file__).with_name("runner.py")
 
 # What differs on purpose, and why.
 KNOWN = {
@@ -27,8 +27,8 @@ needs_tests = pytest.mark.skipif(
 
 def results(kind: str, procs: int) -> dict[str, str]:
     done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-m", "tests.cpython.runner", kind, str(procs)],
-        cwd=REPO,
+        [*interpreter(), str(RUNNER), kind, str(procs)],
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=280,
