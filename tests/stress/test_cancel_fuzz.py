@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import socket
@@ -294,6 +295,6 @@ def test_exact_ledger(procs, kind):
         if kind == "semaphore":
             assert sum(map(len, got)) == total
         else:
-            assert sorted(sum(got, [])) == sorted(sum(sent, []))
+            assert sorted(itertools.chain(*got)) == sorted(itertools.chain(*sent))
 
     rt.run(main, procs=procs)
