@@ -10,6 +10,8 @@ from typing import Any
 
 from . import _door
 
+__gmpy_atomic__ = True  # no interrupt in the callback, see preempt.c
+
 _mon = sys.monitoring
 _tool: int | None = None
 

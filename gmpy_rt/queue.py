@@ -164,12 +164,12 @@ class Queue(Generic[T]):
         """
         with self.mutex:
             self.is_shutdown = True
-            if immediate:
-                while self._qsize():
+            if immediate and (dropped := self._qsize()):
+                for _ in range(dropped):
                     self._get()
-                    if self.unfinished_tasks > 0:
-                        self.unfinished_tasks -= 1
-                self.all_tasks_done.notify_all()
+                self.unfinished_tasks = max(0, self.unfinished_tasks - dropped)
+                if not self.unfinished_tasks:
+                    self.all_tasks_done.notify_all()
             self.not_empty.notify_all()
             self.not_full.notify_all()
 

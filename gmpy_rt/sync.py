@@ -96,17 +96,10 @@ class Condition:
         self._check_owned("wait")
         ticket = self._waiters.add()
         saved = self._release()
-        woken = False
         try:
-            woken = ticket.wait(timeout)
-            return woken
+            return ticket.wait(timeout)
         finally:
-            try:
-                self._restore(saved)
-            except BaseException:
-                if woken:
-                    self._waiters.wake()
-                raise
+            self._restore(saved)
 
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
         """Wait until predicate() is true, at most timeout seconds; return its last value."""
@@ -340,8 +333,8 @@ class RWMutex:
             if not self._readers:
                 raise RuntimeError(f"runlock of {self!r}, which nobody reads; rlock() it first")
             self._readers -= 1
-            if not self._readers and self._write_queue.wake():
-                self._writing = True
+            if not self._readers:
+                self._hand_to_writer()
         finally:
             self._mu.release()
 
@@ -370,10 +363,17 @@ class RWMutex:
         try:
             if not self._writing:
                 raise RuntimeError(f"unlock of {self!r}, which nobody writes; lock() it first")
+            self._writing = False
             self._readers = self._read_queue.wake_all()
-            self._writing = not self._readers and bool(self._write_queue.wake())
+            if not self._readers:
+                self._hand_to_writer()
         finally:
             self._mu.release()
+
+    def _hand_to_writer(self) -> None:
+        self._writing = True  # before it runs
+        if not self._write_queue.wake():
+            self._writing = False
 
     def _let_readers_in(self) -> None:
         """A writer gave up: readers may have waited only for it."""

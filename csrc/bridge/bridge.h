@@ -34,6 +34,7 @@ typedef struct PyG {
     void *root;             /* first chunk of the worker's data stack */
     PyObject *interrupt;    /* exception to raise in its next park; under lock */
     bool interrupt_soft;    /* it is a Cancelled, which shields hold back */
+    int32_t masked;         /* >0: nothing is raised now, see mask_interrupts */
     struct PyScope *scopes; /* the timeouts and shields it is in, innermost first; under lock */
     PyObject *locals;       /* dict of per-G state, made on demand */
     mutex lock;
@@ -59,7 +60,7 @@ typedef struct mhost {
     _Atomic uint32_t no_preempt; /* >0: its G's mustn't be preempted now */
     _Atomic bool monitor_asked;
     bool preempt_late; /* asked to yield while no_preempt: do it once that is over */
-    g *async_for;      /* the g whose interrupt lies in the thread's async_exc; see preempt.c */
+    g *raise_in;       /* the g that is to be interrupted at a check soon; see preempt.c */
 } mhost;
 
 /* ---- who is calling */
@@ -106,11 +107,11 @@ void py_attach(m *mp);
 /* ---- interrupts (pyscope.c) */
 void interrupt_g(PyG *self, PyObject *exc); /* steals nothing */
 /* What is to be raised now in self, which runs: new reference, an instance or a class; NULL:
- * nothing, or an exception is set. as_class: for PyThreadState_SetAsyncExc. */
-PyObject *take_interrupt(PyG *self, bool as_class);
+ * nothing, or an exception is set. */
+PyObject *take_interrupt(PyG *self);
 int raise_interrupt(PyG *self); /* raises it: PARK_ERROR */
-/* self, which runs, took exc but hasn't raised it. */
-void put_back_interrupt(PyG *self, PyObject *exc);
+/* by 1: what interrupts self, which runs, waits until by -1. */
+void mask_interrupts(PyG *self, int by);
 void scopes_end(PyG *self); /* self ends: leaves what it is still in */
 int pyscope_init(PyObject *module);
 
@@ -130,17 +131,10 @@ int pypoll_init(PyObject *module);
 int preempt_init(PyObject *module);
 enum host_state py_thread_state(m *mp);
 bool py_preempt(m *mp);
-/* gp stops running (async_forget: for good): its undelivered interrupt must not stay with
- * the thread. */
-void async_take_back_slow(mhost *h, g *gp);
-void async_forget_slow(mhost *h);
-static inline void async_take_back(m *mp, g *gp) {
-    mhost *h = (mhost *)load_relaxed(&mp->host);
-    if (unlikely(h->async_for == gp)) async_take_back_slow(h, gp);
-}
-static inline void async_forget(m *mp, g *gp) {
-    mhost *h = (mhost *)load_relaxed(&mp->host);
-    if (unlikely(h->async_for == gp)) async_forget_slow(h);
+/* gp stops running: what it was to be interrupted with, its next park raises. */
+void no_raise_slow(mhost *h);
+static inline void no_raise(mhost *h, g *gp) {
+    if (unlikely(h->raise_in == gp)) no_raise_slow(h);
 }
 
 extern PyObject *Cancelled, *ChanClosed, *DeadlockError;

@@ -10,14 +10,15 @@
  * none (3.11): a hog keeps its M until it parks.
  *
  * The script's last act is `+yield_point`: a C slot, so that the interpreter doesn't look
- * at the eval breaker again before the script has ended; an interrupt left for the G is
- * then raised as an asynchronous exception in the G's own code, not in the script. */
+ * at the eval breaker again before the script has ended. */
 #include "bridge.h"
 
 #include <sys/mman.h>
 #include <unistd.h>
 
 static PyObject *locking_files; /* frozenset of co_filename's */
+
+static _Atomic int raise_wanted; /* M's with a raise_in */
 
 enum { MODE_NONE, MODE_REMOTE, MODE_MONITORING };
 static int mode = MODE_NONE;
@@ -81,70 +82,6 @@ bool py_preempt(m *mp) {
     return asked;
 }
 
-/* Modules that keep invariants between two bytecodes (our locks and queues) have a global
- * __gmpy_atomic__: what interrupts a G isn't raised between two of their own. */
-static bool in_atomic_code(void) {
-    bool atomic = false;
-    PyFrameObject *script_frame = PyEval_GetFrame(); /* or the monitoring callback's */
-    PyFrameObject *frame = script_frame ? PyFrame_GetBack(script_frame) : NULL;
-    PyObject *globals = frame ? PyFrame_GetGlobals(frame) : NULL;
-    if (globals) atomic = PyDict_GetItemString(globals, "__gmpy_atomic__") != NULL;
-    Py_XDECREF(globals);
-    Py_XDECREF((PyObject *)frame);
-    return atomic;
-}
-
-/* Leaves what interrupts gp to be raised in its own code, at the next check.
- *
- * That exception belongs to the thread: whichever G reaches a check next gets it. If gp
- * parks, yields or ends before it reaches one (`while not flag: pass` and then a receive),
- * a neighbour would be hit. So the M notes whose it is, and whoever takes gp off the M
- * takes the exception back first: async_take_back makes it a pending interrupt again,
- * which the park that is about to begin raises; async_forget drops it. */
-static void deliver_async(g *gp) {
-    if (!load_relaxed(&gp->cancel) || in_atomic_code()) return;
-    /* The check that raises it first runs what else waits for one: finalizers and weakref
-     * callbacks of objects that other threads let go, a collection. Raised inside one of
-     * those it would be reported as ignored, and lost. So they run now: a Python call is a
-     * check. */
-    if (mode == MODE_REMOTE && callback) {
-        PyObject *r = PyObject_CallNoArgs(callback);
-        if (!r) PyErr_WriteUnraisable(callback);
-        Py_XDECREF(r);
-    }
-    /* It takes a class: an instance would end as a SystemError. */
-    PyObject *exc = take_interrupt(host_g(gp), true);
-    if (!exc) {
-        if (PyErr_Occurred()) PyErr_WriteUnraisable(NULL);
-        return;
-    }
-    PyThreadState_SetAsyncExc(PyThread_get_thread_ident(), exc);
-    ((mhost *)load_relaxed(&sched_self->host))->async_for = gp;
-    Py_DECREF(exc);
-}
-
-/* What lies in the thread's async_exc, taken out of there; NULL: it was raised already. */
-static PyObject *async_pop(mhost *h) {
-    h->async_for = NULL;
-    PyObject *exc = __atomic_load_n(&h->tstate->async_exc, __ATOMIC_RELAXED);
-    if (!exc) return NULL;
-    Py_INCREF(exc);
-    PyThreadState_SetAsyncExc(PyThread_get_thread_ident(), NULL);
-    return exc;
-}
-
-void async_take_back_slow(mhost *h, g *gp) {
-    PyObject *exc = async_pop(h);
-    if (!exc) return;
-    put_back_interrupt(host_g(gp), exc);
-    Py_DECREF(exc);
-}
-
-void async_forget_slow(mhost *h) {
-    PyObject *exc = async_pop(h);
-    Py_XDECREF(exc);
-}
-
 /* Is this thread in code of the standard library that holds locks of threads (the import
  * system, queue, logging, executors)? Preempted there, a G would leave its lock held, and the
  * next G of this M that wants it would block the M for ever, the holder with it; an RLock
@@ -174,11 +111,151 @@ static bool put_off(void) {
     return true;
 }
 
+/* ---------------------------------------------------------------- interrupting a hog
+ *
+ * What interrupts a G that doesn't park is raised between two of its bytecodes; but not
+ * between any two. After a call, what the call returned would be lost (a value received, a
+ * lock just taken: the `with` hasn't begun yet). So it is raised by a pending call, which
+ * runs at the interpreter's next check, sees where that is, and waits for a later one unless
+ * it is a loop's jump back or the beginning of a function; never in special methods
+ * (__exit__ had better do its work), nor in our own locks and queues, whose modules have a
+ * global __gmpy_atomic__. An exception set with PyThreadState_SetAsyncExc can't choose.
+ *
+ * Pending calls run on whichever thread meets a check first: there it is queued again. If
+ * that goes on for too long it is dropped; the interrupt stays with the G, and sysmon asks
+ * again after the next slice. */
+#if PY_VERSION_HEX >= 0x030C0000
+#include <opcode_ids.h>
+
+extern int _PyEval_AddPendingCall(PyInterpreterState *interp, int (*fn)(void *), void *arg, int flags);
+
+enum { RAISE_TRIES = 2000 };
+static _Atomic int raise_tries;   /* queueings left */
+static _Atomic bool raise_queued; /* one is enough for all M's */
+
+static bool special(PyObject *name) {
+    return PyUnicode_GET_LENGTH(name) > 4 && PyUnicode_READ_CHAR(name, 0) == '_' &&
+           PyUnicode_READ_CHAR(name, 1) == '_';
+}
+
+/* Is f our script, or an import that it does? It runs in a namespace without __name__. */
+static bool in_script(PyFrameObject *f) {
+    bool found = false;
+    Py_INCREF(f);
+    for (int depth = 0; f && depth < 8 && !found; depth++) {
+        PyObject *globals = PyFrame_GetGlobals(f);
+        found = !PyDict_GetItemString(globals, "__name__");
+        Py_DECREF(globals);
+        PyFrameObject *back = PyFrame_GetBack(f);
+        Py_DECREF(f);
+        f = back;
+    }
+    Py_XDECREF(f);
+    return found;
+}
+
+#if PY_VERSION_HEX < 0x030E0000
+static const unsigned char *varint(const unsigned char *p, int *value) {
+    *value = *p & 63;
+    while (*p++ & 64) *value = *value << 6 | (*p & 63);
+    return p;
+}
+
+/* Where an exception at code unit `at` would be handled; -1: in no handler. */
+static int handler_of(PyCodeObject *code, int at) {
+    const unsigned char *p = (unsigned char *)PyBytes_AS_STRING(code->co_exceptiontable);
+    const unsigned char *end = p + PyBytes_GET_SIZE(code->co_exceptiontable);
+    while (p < end) {
+        int start, size, target, depth;
+        p = varint(varint(varint(varint(p, &start), &size), &target), &depth);
+        if (at >= start && at < start + size) return target;
+    }
+    return -1;
+}
+#endif
+
+/* May it be raised at the instruction at which f was stopped? desperate: elsewhere it didn't
+ * go for long. */
+static bool may_raise_at(PyCodeObject *code, int at, bool desperate) {
+    PyObject *bytes = PyCode_GetCode(code);
+    if (!bytes) {
+        PyErr_Clear();
+        return false;
+    }
+    int op = at >= 0 && at < PyBytes_GET_SIZE(bytes) ? (unsigned char)PyBytes_AS_STRING(bytes)[at] : -1;
+    Py_DECREF(bytes);
+    if (op == RESUME) return true;
+#if PY_VERSION_HEX >= 0x030E0000
+    (void)desperate;
+    return op == JUMP_BACKWARD;
+#else
+    /* Some loops' jumps aren't covered by the handler around the loop, before 3.14: then after
+     * a call, if there is nothing else. There, with doesn't begin with one. */
+    return (op == JUMP_BACKWARD && handler_of(code, at / 2) == handler_of(code, at / 2 - 1)) ||
+           (op == CALL && desperate);
+#endif
+}
+
+static bool may_raise_in(PyFrameObject *f, bool desperate) {
+    PyCodeObject *code = PyFrame_GetCode(f);
+    PyObject *globals = PyFrame_GetGlobals(f);
+    bool may = !special(code->co_name) && !PyDict_GetItemString(globals, "__gmpy_atomic__") &&
+               may_raise_at(code, PyFrame_GetLasti(f), desperate) && !in_script(f);
+    Py_XDECREF(globals);
+    Py_DECREF(code);
+    return may;
+}
+
+static int raise_here(void *arg);
+
+static void queue_raise(void) {
+    if (atomic_fetch_sub(&raise_tries, 1) <= 0) return;
+    if (atomic_exchange(&raise_queued, true)) return;
+    if (_PyEval_AddPendingCall(PyInterpreterState_Get(), raise_here, NULL, 0))
+        store_seq(&raise_queued, false);
+}
+
+static int raise_here(void *Py_UNUSED(arg)) {
+    store_seq(&raise_queued, false);
+    g *gp = current_g();
+    mhost *h = gp ? load_relaxed(&sched_self->host) : NULL;
+    if (!h || h->raise_in != gp) { /* another M's */
+        if (atomic_load(&raise_wanted) > 0) queue_raise();
+        return 0;
+    }
+    PyFrameObject *f = PyEval_GetFrame();
+    bool desperate = load_relaxed(&raise_tries) < RAISE_TRIES / 2;
+    if (load_relaxed(&gp->cancel) &&
+        (load_relaxed(&h->no_preempt) || in_locking_code() || !f || !may_raise_in(f, desperate))) {
+        queue_raise();
+        return 0;
+    }
+    no_raise(h, gp);
+    return load_relaxed(&gp->cancel) ? raise_interrupt(host_g(gp)) : 0;
+}
+
+static void raise_soon(g *gp) {
+    mhost *h = load_relaxed(&sched_self->host);
+    if (!load_relaxed(&gp->cancel)) return;
+    if (!h->raise_in) atomic_fetch_add(&raise_wanted, 1);
+    h->raise_in = gp;
+    store_seq(&raise_tries, RAISE_TRIES);
+    queue_raise();
+}
+#else
+static void raise_soon(g *Py_UNUSED(gp)) {}
+#endif
+
+void no_raise_slow(mhost *h) {
+    h->raise_in = NULL;
+    atomic_fetch_sub(&raise_wanted, 1);
+}
+
 static PyObject *yield_point_positive(PyObject *Py_UNUSED(self)) {
     g *gp = current_g();
     if (gp && !put_off()) {
         if (yield_now(true) < 0) return NULL;
-        deliver_async(gp);
+        raise_soon(gp);
     }
     Py_RETURN_NONE;
 }
@@ -196,7 +273,7 @@ static PyObject *yield_point_negative(PyObject *Py_UNUSED(self)) {
     int r = yield_now(true);
     PyThreadState_EnterTracing(ts);
     if (r < 0) return NULL;
-    deliver_async(gp);
+    raise_soon(gp);
 #endif
     Py_RETURN_TRUE;
 }

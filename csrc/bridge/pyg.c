@@ -230,7 +230,7 @@ void pyg_run(m *mp, g *gp) {
     sched_leave(mp);
     PyObject *result = call(self);
     if (unlikely(sched_self != mp)) end_forked_child(result);
-    async_forget(mp, gp);
+    no_raise(load_relaxed(&mp->host), gp);
     if (unlikely(gp->blocked || (load_relaxed(&mp->hold) == HOLD_TAKEN && sched_blocked_long(mp))))
         note_blocker(self->fn);
     finish(self, result);

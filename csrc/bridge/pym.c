@@ -133,7 +133,7 @@ int park(seat *s, int64_t deadline, uint8_t reason) {
     m *mp = sched_self;
     parker *k = &gp->parker;
     uint64_t seq = load_relaxed(&k->word) >> 2;
-    async_take_back(mp, gp);
+    no_raise(load_relaxed(&mp->host), gp);
     p *pp = sched_enter(mp);
     int64_t now = nanotime();
     gp->wait_since = now;
@@ -160,9 +160,8 @@ int park(seat *s, int64_t deadline, uint8_t reason) {
     store_relaxed(&gp->reason, WAIT_NONE);
     if (unlikely(r < 0)) return PARK_ERROR;
     if (unlikely(k->wake == WAKE_CANCEL)) return raise_interrupt(host_g(gp));
-    /* Cancelled after it was woken, before it ran: should it turn into a hog now, nobody
-     * would ask it again. */
-    if (unlikely(load_relaxed(&gp->cancel))) py_preempt(mp);
+    /* If it was cancelled after it was woken, before it ran, its next park raises that; should
+     * it turn into a hog first, sysmon sees to it. */
     return k->wake;
 }
 
@@ -170,7 +169,7 @@ int yield_now(bool preempted) {
     m *mp = sched_self;
     g *gp = mp ? load_relaxed(&mp->cur) : NULL;
     if (!gp) return 0;
-    async_take_back(mp, gp);
+    no_raise(load_relaxed(&mp->host), gp);
     p *pp = sched_enter(mp);
     if (preempted) {
         mp->yield_to_global = true;

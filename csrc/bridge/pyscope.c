@@ -9,6 +9,10 @@
  * the outermost scope that has fired, of those inside the innermost shield. Scopes inside
  * the raised one count as raised with it: one interruption for one way out.
  *
+ * A G that runs meets its interrupt when it parks next. Only one that runs for a whole slice
+ * without parking gets it between two bytecodes, from sysmon (preempt.c): that is rough, it
+ * may hit the gap between taking something and the `try` after it.
+ *
  * fire runs in timers_run, on any thread, maybe without a thread state: it touches no
  * reference. Lock order: timers.lock, then PyG.lock. */
 #include "bridge.h"
@@ -19,7 +23,7 @@ typedef struct PyScope {
     PyG *g; /* from enter on, for good */
     struct PyScope *outer;
     timer timer;
-    PyObject *exc;  /* what was raised for it (an instance; a class if it came asynchronously) */
+    PyObject *exc;  /* what was raised for it */
     double seconds; /* for the message; negative: none was given */
     int64_t when;   /* 0: no deadline */
     bool shield;
@@ -36,6 +40,7 @@ static bool held_by_shields(PyObject *exc) {
 
 static bool anything_to_raise(PyG *self) {
     bool shielded = false;
+    if (self->masked) return false;
     for (PyScope *s = self->scopes; s && !shielded; s = s->outer) {
         if (s->fired && !s->raised) return true;
         shielded = s->shield;
@@ -63,15 +68,6 @@ static void unlink_scope(PyG *self, PyScope *scope) {
 
 /* ---------------------------------------------------------------- interrupting */
 
-static void wake_up(PyG *self, bool claimed) {
-    g *gp = self->gp;
-    m *mp = load_relaxed(&gp->m);
-    if (claimed)
-        parker_unpark(&gp->parker);
-    else if (mp && load_relaxed(&mp->cur) == gp && load_relaxed(&gp->cancel) && !load_relaxed(&self->done))
-        py_preempt(mp); /* a hog: at its next safe point */
-}
-
 void interrupt_g(PyG *self, PyObject *exc) {
     PyObject *drop = NULL;
     bool claimed = false, soft = held_by_shields(exc);
@@ -85,18 +81,7 @@ void interrupt_g(PyG *self, PyObject *exc) {
     }
     mutex_unlock(&self->lock);
     Py_XDECREF(drop);
-    wake_up(self, claimed);
-}
-
-void put_back_interrupt(PyG *self, PyObject *exc) {
-    bool soft = held_by_shields(exc);
-    mutex_lock(&self->lock);
-    if (!self->interrupt) { /* else a newer one has its place */
-        self->interrupt = Py_NewRef(exc);
-        self->interrupt_soft = soft;
-    }
-    store_seq(&self->gp->cancel, anything_to_raise(self));
-    mutex_unlock(&self->lock);
+    if (claimed) parker_unpark(&self->gp->parker);
 }
 
 static parker *fire(timer *t) {
@@ -108,11 +93,9 @@ static parker *fire(timer *t) {
     return claimed ? &s->g->gp->parker : NULL;
 }
 
-static PyObject *expiry(PyScope *s, bool as_class) {
+static PyObject *expiry(PyScope *s) {
     PyObject *exc;
-    if (as_class)
-        exc = PyErr_NewException("gmpy_rt.Cancelled", Cancelled, NULL);
-    else if (s->seconds >= 0) {
+    if (s->seconds >= 0) {
         PyObject *seconds = PyFloat_FromDouble(s->seconds), *text = NULL;
         if (seconds) text = PyUnicode_FromFormat("timeout of %R s", seconds);
         exc = text ? PyObject_CallOneArg(Cancelled, text) : NULL;
@@ -127,7 +110,7 @@ static PyObject *expiry(PyScope *s, bool as_class) {
     return exc;
 }
 
-PyObject *take_interrupt(PyG *self, bool as_class) {
+PyObject *take_interrupt(PyG *self) {
     PyObject *exc = NULL;
     PyScope *best = NULL;
     bool shielded = false;
@@ -149,15 +132,14 @@ PyObject *take_interrupt(PyG *self, bool as_class) {
     store_seq(&self->gp->cancel, anything_to_raise(self));
     mutex_unlock(&self->lock);
     if (best) {
-        exc = expiry(best, as_class);
+        exc = expiry(best);
         Py_DECREF(best);
-    } else if (exc && as_class && PyExceptionInstance_Check(exc))
-        Py_SETREF(exc, Py_NewRef(Py_TYPE(exc)));
+    }
     return exc;
 }
 
 int raise_interrupt(PyG *self) {
-    PyObject *exc = take_interrupt(self, false);
+    PyObject *exc = take_interrupt(self);
     if (!exc) {
         if (!PyErr_Occurred()) PyErr_SetString(PyExc_SystemError, "gmpy_rt: interrupted by nothing");
         return PARK_ERROR;
@@ -166,6 +148,13 @@ int raise_interrupt(PyG *self) {
                     PyExceptionInstance_Check(exc) ? exc : NULL);
     Py_DECREF(exc);
     return PARK_ERROR;
+}
+
+void mask_interrupts(PyG *self, int by) {
+    mutex_lock(&self->lock);
+    self->masked += by;
+    store_seq(&self->gp->cancel, anything_to_raise(self));
+    mutex_unlock(&self->lock);
 }
 
 void scopes_end(PyG *self) {
@@ -263,11 +252,6 @@ static PyObject *scope_enter(PyScope *self, PyObject *Py_UNUSED(unused)) {
     return NULL;
 }
 
-static bool is_own(PyScope *self, PyObject *value) {
-    if (!self->exc || !value || value == Py_None) return false;
-    return value == self->exc || (PyType_Check(self->exc) && PyErr_GivenExceptionMatches(value, self->exc));
-}
-
 static PyObject *scope_exit(PyScope *self, PyObject *const *args, Py_ssize_t nargs) {
     g *gp = current_g();
     if (!self->g || !gp || host_g(gp) != self->g || !self->linked) {
@@ -280,7 +264,7 @@ static PyObject *scope_exit(PyScope *self, PyObject *const *args, Py_ssize_t nar
     unlink_scope(self->g, self);
     mutex_unlock(&self->g->lock);
     Py_DECREF(self); /* the list's; the caller has one */
-    bool own = is_own(self, nargs > 1 ? args[1] : NULL);
+    bool own = self->exc && nargs > 1 && args[1] == self->exc;
     Py_CLEAR(self->exc);
     if (!own) Py_RETURN_FALSE;
     if (self->silent) Py_RETURN_TRUE;
@@ -306,7 +290,7 @@ static PyObject *scope_cancel(PyScope *self, PyObject *Py_UNUSED(unused)) {
         claimed = tell(self->g);
     }
     mutex_unlock(&self->g->lock);
-    if (live) wake_up(self->g, claimed);
+    if (claimed) parker_unpark(&self->g->gp->parker);
     return PyBool_FromLong(live);
 }
 

@@ -149,6 +149,12 @@ static PyObject *repr_with(PyLock *self, const char *more) {
                                 self);
 }
 
+static PyObject *no_arguments_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+    if (PyTuple_GET_SIZE(args) || (kwargs && PyDict_GET_SIZE(kwargs)))
+        return PyErr_Format(PyExc_TypeError, "%s() takes no arguments", type->tp_name);
+    return type->tp_alloc(type, 0);
+}
+
 static PyObject *lock_repr(PyLock *self) { return repr_with(self, ""); }
 
 static void leaf_dealloc(PyLock *self) {
@@ -244,32 +250,35 @@ static PyObject *rlock_release_save(PyRLock *self, PyObject *Py_UNUSED(unused)) 
     return saved;
 }
 
-/* Takes the lock whatever interrupts: that is raised once it is held. */
-static int take_anyway(PyLock *self) {
-    PyObject *type = NULL, *value = NULL, *tb = NULL;
+/* Takes the lock whatever interrupts: a G meets that at its next park, a plain thread right
+ * after. Never raises. */
+static void take_anyway(PyLock *self) {
+    PyObject *type = NULL, *value, *tb;
+    g *gp = current_g();
+    if (lock_take(self, false, 0) == 1) return;
+    if (gp) mask_interrupts(host_g(gp), 1);
     while (lock_take(self, true, 0) < 0) {
-        if (type)
-            PyErr_Clear();
-        else
-            PyErr_Fetch(&type, &value, &tb);
+        Py_XDECREF(type);
+        PyErr_Fetch(&type, &value, &tb);
+        Py_XDECREF(value);
+        Py_XDECREF(tb);
     }
-    if (!type) return 0;
-    PyErr_Restore(type, value, tb);
-    return -1;
+    if (gp) mask_interrupts(host_g(gp), -1);
+    if (type) PyThreadState_SetAsyncExc(PyThread_get_thread_ident(), type);
+    Py_XDECREF(type);
 }
 
 static PyObject *rlock_acquire_restore(PyRLock *self, PyObject *saved) {
     uint64_t count = PyLong_AsUnsignedLongLong(saved);
     if (count == (uint64_t)-1 && PyErr_Occurred()) return NULL;
-    int r = take_anyway(&self->lock);
+    take_anyway(&self->lock);
     store_relaxed(&self->key, caller_key());
     self->count = count;
-    if (r < 0) return NULL;
     Py_RETURN_NONE;
 }
 
 static PyObject *lock_acquire_anyway(PyLock *self, PyObject *Py_UNUSED(unused)) {
-    if (take_anyway(self) < 0) return NULL;
+    take_anyway(self);
     Py_RETURN_NONE;
 }
 
@@ -337,7 +346,7 @@ static PyMemberDef lock_members[] = {
 };
 
 static PyType_Slot lock_slots[] = {
-    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_new, no_arguments_new},
     {Py_tp_dealloc, leaf_dealloc},
     {Py_tp_methods, lock_methods},
     {Py_tp_getset, lock_getset},
@@ -356,7 +365,7 @@ static PyType_Spec lock_spec = {
 };
 
 static PyType_Slot rlock_slots[] = {
-    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_new, no_arguments_new},
     {Py_tp_dealloc, leaf_dealloc},
     {Py_tp_methods, rlock_methods},
     {Py_tp_getset, lock_getset},
@@ -443,7 +452,7 @@ static PyMemberDef wg_members[] = {
 };
 
 static PyType_Slot wg_slots[] = {
-    {Py_tp_new, PyType_GenericNew},
+    {Py_tp_new, no_arguments_new},
     {Py_tp_dealloc, leaf_dealloc},
     {Py_tp_methods, wg_methods},
     {Py_tp_getset, wg_getset},

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import queue
 import subprocess
 from pathlib import Path
 
 import pytest
 from support import environment, interpreter
-
-from gmpy_rt.queue import ShutDown
 
 RUNNER = Path(__file__).with_name("runner.py")
 
@@ -60,5 +59,4 @@ def test_lock_tests(procs):
 @pytest.mark.deadline(300)
 @pytest.mark.parametrize("procs", [1, 2])
 def test_queue_tests(procs):
-    outcome = results("queue", procs)
-    check(outcome, 60 if ShutDown.__module__ == "queue" or "_queue" in ShutDown.__module__ else 30)
+    check(results("queue", procs), 60 if hasattr(queue, "ShutDown") else 25)
