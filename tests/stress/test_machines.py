@@ -113,9 +113,7 @@ class ModelChan:
         self.senders = [e for e in self.senders if e[0] is not op]
 
 
-cases = st.lists(
-    st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=4
-)
+cases = st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=4)
 
 
 class Channels(Machine):
@@ -261,11 +259,18 @@ class Locks(Machine):
 
     @rule(name=st.sampled_from(["lock", "sem", "read", "write"]))
     def acquire(self, name):
-        fn = {"lock": self.lock.acquire, "sem": self.sem.acquire, "read": self.rw.rlock,
-              "write": self.rw.lock}[name]
-        free = {"lock": not self.held, "sem": self.units > 0,
-                "read": not self.writing and not self.queues["write"],
-                "write": not self.writing and not self.readers}[name]
+        fn = {
+            "lock": self.lock.acquire,
+            "sem": self.sem.acquire,
+            "read": self.rw.rlock,
+            "write": self.rw.lock,
+        }[name]
+        free = {
+            "lock": not self.held,
+            "sem": self.units > 0,
+            "read": not self.writing and not self.queues["write"],
+            "write": not self.writing and not self.readers,
+        }[name]
         op = self.begin(Op(fn))
         if not free:
             self.queues[name].append(op)
@@ -420,7 +425,10 @@ class Queues(Machine):
 @pytest.mark.parametrize("machine", [Channels, Locks, Queues])
 def test_machine(machine, procs):
     how = settings(
-        max_examples=EXAMPLES, stateful_step_count=40, deadline=None, database=None,
+        max_examples=EXAMPLES,
+        stateful_step_count=40,
+        deadline=None,
+        database=None,
         suppress_health_check=list(HealthCheck),
     )
     rt.run(lambda: run_state_machine_as_test(machine, settings=how), procs=procs)
