@@ -410,15 +410,22 @@ def test_stranded_gs_are_counted():
     release = threading.Event()
 
     def main():
-        ch = rt.Chan(1)
+        # On a machine with too little CPU the P may change its M before the victim starts,
+        # which then starts on another M and isn't stranded: try again.
+        while not rt.go(attempt, rt.Chan(1)).result(PATIENCE):
+            pass
 
-        def blocker():
-            ch.send("go on")  # wakes main, which is pinned to this M
-            release.wait(PATIENCE)
+    def attempt(ch):
+        def stranded():
+            ch.recv()
 
-        g = rt.go(blocker)
-        ch.recv()
-        g.join()
+        victim = rt.go(stranded)
+        poll_until(lambda: victim.waiting > 0)
+        if victim.m != rt.current().m:
+            ch.send("never mind")
+            return False
+        ch.send("go on")  # wakes the victim, which is pinned to this M
+        return release.wait(PATIENCE)
 
     seen = []
 
