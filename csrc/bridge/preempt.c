@@ -253,10 +253,15 @@ void no_raise_slow(mhost *h) {
 
 static PyObject *yield_point_positive(PyObject *Py_UNUSED(self)) {
     g *gp = current_g();
-    if (gp && !put_off()) {
-        if (yield_now(true) < 0) return NULL;
+    if (!gp || put_off()) Py_RETURN_NONE;
+    mhost *h = load_relaxed(&sched_self->host);
+    /* An interrupt is raised in this slice; where that took too long, the others come first. */
+    if (load_relaxed(&gp->cancel) && h->raise_in != gp) {
         raise_soon(gp);
+        Py_RETURN_NONE;
     }
+    if (yield_now(true) < 0) return NULL;
+    raise_soon(gp);
     Py_RETURN_NONE;
 }
 
