@@ -351,10 +351,6 @@ def _locking_files() -> set[str]:
     return files | {"<frozen importlib._bootstrap>"}
 
 
-def _do_nothing() -> None:
-    pass
-
-
 def _preemption_off() -> None:
     """After the runtime has ended. Replaced where there is something to do."""
 
@@ -364,7 +360,7 @@ def _set_up_preemption() -> None:
     _door.no_preempt_in(_locking_files())
     mechanism = preemption_mechanism()
     if mechanism != "monitoring":
-        _door.preempt_mode(mechanism, _do_nothing)
+        _door.preempt_mode(mechanism)
         return
     from . import _monitoring
 

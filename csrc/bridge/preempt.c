@@ -22,7 +22,7 @@ static _Atomic int raise_wanted; /* M's with a raise_in */
 
 enum { MODE_NONE, MODE_REMOTE, MODE_MONITORING };
 static int mode = MODE_NONE;
-/* Python. monitoring: switches the events on; remote-debug: does nothing, see deliver_async. */
+/* Python, for monitoring only: switches the events on. */
 static PyObject *callback;
 
 static const char script[] = "from gmpy_rt._door import yield_point as y\n+y\n";
