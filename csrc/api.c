@@ -20,6 +20,7 @@ int gmpy_p_stat(uint32_t i, gmpy_pstat *out) {
     *out = (gmpy_pstat){
         .id = pp->id,
         .status = load_relaxed(&pp->status),
+        .reserved = load_relaxed(&pp->reserved),
         .m = mp ? (int64_t)mp->id : -1,
         .runq = runq_len(&pp->runq),
         .timers = (uint64_t)pp->timers.n,
@@ -48,14 +49,16 @@ int gmpy_p_latency(uint32_t i, uint64_t *counts) {
 void gmpy_stat_read(gmpy_stat *out, int walk) {
     *out = (gmpy_stat){
         .procs = load_relaxed(&S.procs),
-        .idle_procs = load_relaxed(&S.nidlep),
+        .idle_procs = load_relaxed(&S.nidlep) + load_relaxed(&S.nidler),
+        .reserve = load_relaxed(&S.reserve),
         .threads = load_relaxed(&S.nm),
-        .spinning = load_relaxed(&S.nspinning),
+        .spinning = load_relaxed(&S.nspinning) + load_relaxed(&S.nspinningl),
         .blocked_threads = load_relaxed(&S.nnop),
         .policy = load_relaxed(&S.policy),
         .goroutines = sched_live(),
         .created = load_relaxed(&S.created_outside),
         .globq = globq_len(&S.globq),
+        .latq = globq_len(&S.latq),
         .netpoll_waiters = netpoll_waiters(),
         .external = load_relaxed(&S.external),
     };

@@ -89,7 +89,7 @@ g *g_alloc(void) {
     store_relaxed(&gp->m, NULL);
     store_relaxed(&gp->reason, WAIT_NONE);
     store_relaxed(&gp->cancel, false);
-    gp->solo = gp->blocked = false;
+    gp->solo = gp->blocked = gp->latency = false;
     gp->host = gp->frame = NULL;
     return gp;
 }

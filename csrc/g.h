@@ -58,6 +58,7 @@ struct g {
     int64_t wait_since;       /* when it last parked */
     _Atomic uint8_t reason;   /* enum wait_reason */
     bool solo;                /* had better start on an M of its own */
+    bool latency;             /* of the latency class: see scheduler.h, reserved P's */
     bool blocked;             /* blocked its M for long, undeclared. Written by its M */
     _Atomic bool cancel;      /* somebody wants the next wait to end with WAKE_CANCEL */
     parker parker;

@@ -31,46 +31,57 @@ void p_move(p *pp, uint32_t from, uint32_t to) {
 void pidle_list(p *pp, uint32_t from) {
     p_move(pp, from, P_IDLE);
     store_release(&pp->m, NULL);
-    pp->next_idle = S.idlep;
-    S.idlep = pp;
-    atomic_fetch_add(&S.nidlep, 1);
+    bool reserved = load_relaxed(&pp->reserved);
+    p **list = reserved ? &S.idler : &S.idlep;
+    pp->next_idle = *list;
+    *list = pp;
+    atomic_fetch_add(reserved ? &S.nidler : &S.nidlep, 1);
 }
 
-/* The caller gives up pp, which it owns. A P that is to retire leaves its g's to the others:
- * not every policy robs a retired one, and a busy M robs nobody. */
+void give_away(p *pp) {
+    for (g *left; (left = runq_get(&pp->runq));) globq_put_one(&S.globq, &left->link);
+}
+
+/* The caller gives up pp, which it owns. A P that is to retire, or became reserved, leaves its
+ * g's to the others: not every policy robs a retired one, and a busy M robs nobody. */
 void pidle_put(p *pp) {
-    if (!load_relaxed(&pp->retire)) {
+    bool retire = load_relaxed(&pp->retire);
+    if (retire || load_relaxed(&pp->reserved)) give_away(pp);
+    if (!retire) {
         pidle_list(pp, P_RUNNING);
         return;
     }
-    for (g *left; (left = runq_get(&pp->runq));) globq_put_one(&S.globq, &left->link);
     store_release(&pp->m, NULL);
     p_move(pp, P_RUNNING, P_RETIRED);
 }
 
 /* Takes an idle P, `want` if that one is idle (its caches are warm); it is RUNNING then. */
-p *pidle_get(p *want) {
-    p **at = &S.idlep;
+p *pidle_get(p *want, bool latency) {
+    bool reserved = latency && S.idler;
+    p **list = reserved ? &S.idler : &S.idlep, **at = list;
     if (want)
         while (*at && *at != want) at = &(*at)->next_idle;
-    if (!*at) at = &S.idlep;
+    if (!*at) at = list;
     p *pp = *at;
     if (!pp) return NULL;
     *at = pp->next_idle;
-    atomic_fetch_sub(&S.nidlep, 1);
+    atomic_fetch_sub(reserved ? &S.nidler : &S.nidlep, 1);
     p_move(pp, P_IDLE, P_RUNNING);
     return pp;
 }
 
+static m **midle_list(bool latency) { return latency ? &S.idlel : &S.idlem; }
+
 static void midle_put(m *mp) {
-    mp->next_idle = S.idlem;
-    S.idlem = mp;
+    m **list = midle_list(mp->latency);
+    mp->next_idle = *list;
+    *list = mp;
     mp->idle_listed = true;
 }
 
 static void midle_remove(m *mp) {
     if (!mp->idle_listed) return;
-    for (m **at = &S.idlem; *at; at = &(*at)->next_idle)
+    for (m **at = midle_list(mp->latency); *at; at = &(*at)->next_idle)
         if (*at == mp) {
             *at = mp->next_idle;
             break;
@@ -78,15 +89,16 @@ static void midle_remove(m *mp) {
     mp->idle_listed = false;
 }
 
-/* An M that may run anybody's fresh g's; the one in netpoll only if there's no other. */
-static m *midle_get(void) {
-    m *mp = S.idlem;
+/* An M that may run anybody's fresh g's of its class; the one in netpoll only if there's no
+ * other. */
+static m *midle_get(bool latency) {
+    m *mp = *midle_list(latency);
     if (mp) {
         midle_remove(mp);
         return mp;
     }
     mp = load_relaxed(&S.poller);
-    return mp && mp->state == M_IDLE && !mp->no_fresh ? mp : NULL;
+    return mp && mp->latency == latency && mp->state == M_IDLE && !mp->no_fresh ? mp : NULL;
 }
 
 /* Gives pp to a sleeping mp. Returns how to wake it: do that after unlocking. */
@@ -111,7 +123,7 @@ static void queue_token(m *mp) {
     midle_remove(mp);
     if (mp->token_queued) return;
     mp->token_queued = true;
-    globq_put_one(&S.globq, &mp->token);
+    globq_put_one(globq_of(mp), &mp->token);
 }
 
 static void take_p(m *mp, p *pp) {
@@ -146,11 +158,12 @@ static void *m_start(void *arg) {
 /* Makes an M that starts with pp, or a solo one (pp == NULL). NULL: the system gives no more
  * threads, or everything stops. allm names an M only once its thread exists: who finds it there may use it.
  */
-m *newm(p *pp, bool spinning) {
+m *newm(p *pp, bool spinning, bool latency) {
     m *mp = aligned_alloc(CACHE_LINE, sizeof(m));
     if (!mp) return NULL;
     memset(mp, 0, sizeof *mp);
     mp->solo = mp->no_fresh = !pp;
+    mp->latency = latency;
     mp->state = pp ? M_RUN : M_IDLE;
     store_relaxed(&mp->pinned, !pp); /* the g that it is made for */
     mp->spin_luck = SPIN_LUCK;
@@ -181,10 +194,10 @@ m *newm(p *pp, bool spinning) {
     return mp;
 }
 
-/* Finds an M for pp (status RUNNING, owned by the caller), or idles pp. */
-static void startm(p *pp, bool spinning) {
+/* Finds an M of that class for pp (status RUNNING, owned by the caller), or idles pp. */
+static void startm(p *pp, bool spinning, bool latency) {
     mutex_lock(&S.lock);
-    m *mp = midle_get();
+    m *mp = midle_get(latency);
     if (mp) {
         mp->spinning = spinning;
         bool polling = give(mp, pp);
@@ -193,27 +206,35 @@ static void startm(p *pp, bool spinning) {
         return;
     }
     mutex_unlock(&S.lock);
-    if (newm(pp, spinning)) return;
-    if (spinning) atomic_fetch_sub(&S.nspinning, 1);
+    if (newm(pp, spinning, latency)) return;
+    if (spinning) atomic_fetch_sub(latency ? &S.nspinningl : &S.nspinning, 1);
     mutex_lock(&S.lock);
     pidle_put(pp);
     mutex_unlock(&S.lock);
 }
 
-void sched_wakep(void) {
+/* One M of that class looks for work, if one can: see spinners(). */
+static void wake_one(bool latency, _Atomic uint32_t *nspinning) {
     uint32_t none = 0;
-    if (load_seq(&S.nidlep) == 0 || load_seq(&S.nspinning) != 0) return;
-    if (!atomic_compare_exchange_strong(&S.nspinning, &none, 1)) return;
+    if (load_seq(nspinning) != 0 || !atomic_compare_exchange_strong(nspinning, &none, 1)) return;
     mutex_lock(&S.lock);
-    p *pp = pidle_get(NULL);
+    p *pp = pidle_get(NULL, latency);
     mutex_unlock(&S.lock);
     if (pp)
-        startm(pp, true);
+        startm(pp, true, latency);
     else
-        atomic_fetch_sub(&S.nspinning, 1);
+        atomic_fetch_sub(nspinning, 1);
 }
 
-/* Is there anything that any M could run? */
+void sched_wakep(void) {
+    if (load_seq(&S.nidlep)) wake_one(false, &S.nspinning);
+}
+
+void sched_wakel(void) {
+    if (load_seq(&S.nidler) || load_seq(&S.nidlep)) wake_one(true, &S.nspinningl);
+}
+
+/* Is there anything that any ordinary M could run? */
 static bool fresh_anywhere(void) {
     if (globq_len(&S.globq)) return true;
     for (uint32_t i = 0; i < S.maxp; i++)
@@ -221,19 +242,26 @@ static bool fresh_anywhere(void) {
     return false;
 }
 
-void sched_handoffp(p *pp) {
-    if (!load_relaxed(&pp->retire) &&
-        (!runq_empty(&pp->runq) || globq_len(&S.globq) || timers_due(&pp->timers, nanotime()))) {
-        startm(pp, false);
+/* A P was idled: work that came before that found nobody to wake. Not only since the look,
+ * and not only this P's: its M, which blocks, is locked or is of the other class, hasn't looked
+ * round before it stopped. */
+static void look_again(void) {
+    atomic_thread_fence(memory_order_seq_cst);
+    if (globq_len(&S.latq)) sched_wakel();
+    if (fresh_anywhere()) sched_wakep();
+}
+
+void sched_handoffp(p *pp, bool latency_first) {
+    bool reserved = load_relaxed(&pp->reserved), latency = globq_len(&S.latq);
+    bool ordinary = !reserved && (!runq_empty(&pp->runq) || globq_len(&S.globq));
+    if (!load_relaxed(&pp->retire) && (latency || ordinary || timers_due(&pp->timers, nanotime()))) {
+        startm(pp, false, reserved || (latency && (latency_first || !ordinary)));
         return;
     }
     mutex_lock(&S.lock);
     pidle_put(pp);
     mutex_unlock(&S.lock);
-    /* Work that came before the idling found nobody to wake. Not only since the look, and not
-     * only this P's: its M, which blocks or is locked, hasn't looked round before it stopped. */
-    atomic_thread_fence(memory_order_seq_cst);
-    if (fresh_anywhere()) sched_wakep();
+    look_again();
 }
 
 /* mp has a runnable g and, a moment ago, no P. */
@@ -243,7 +271,7 @@ void need_p(m *mp) {
         mutex_unlock(&S.lock);
         return;
     }
-    p *pp = pidle_get(mp->lastp);
+    p *pp = pidle_get(mp->lastp, mp->latency);
     if (!pp) {
         queue_token(mp);
         mutex_unlock(&S.lock);
@@ -296,8 +324,8 @@ static void sleep_until_given(m *mp) {
         store_seq(&S.poller, NULL);
         mp->polling = false;
         if (!mp->nextp) {
-            bool work = boundq_len(&mp->bound) || (!mp->no_fresh && globq_len(&S.globq));
-            pp = work ? pidle_get(mp->lastp) : NULL;
+            bool work = boundq_len(&mp->bound) || (!mp->no_fresh && globq_len(globq_of(mp)));
+            pp = work ? pidle_get(mp->lastp, mp->latency) : NULL;
             if (pp)
                 give(mp, pp);
             else if (boundq_len(&mp->bound))
@@ -314,7 +342,10 @@ static void check_deadlock(void) {
 }
 
 /* Is there anything that an idle M could run? */
-static bool work_anywhere(m *mp) { return boundq_len(&mp->bound) || (!mp->no_fresh && fresh_anywhere()); }
+static bool work_anywhere(m *mp) {
+    return boundq_len(&mp->bound) ||
+           (!mp->no_fresh && (mp->latency ? globq_len(&S.latq) != 0 : fresh_anywhere()));
+}
 
 /* Before mp is listed as idle: from then on its flag is whoever's who starts it. The caller
  * still counts it in nspinning if this returns true. */
@@ -326,25 +357,25 @@ static bool drop_spinning(m *mp) {
 
 /* Releases mp's P and sleeps until there is something to do; mp then has a P again,
  * or the scheduler is stopping (p == NULL). */
-void stopm(m *mp) {
+void stopm(m *mp, bool leave) {
     p *pp = load_relaxed(&mp->p);
     mutex_lock(&S.lock);
     mp->state = M_IDLE;
     store_seq(&mp->p, NULL);
     bool spinning = drop_spinning(mp);
-    if (!mp->no_fresh) {
-        midle_put(mp);
-        pidle_put(pp);
-    }
+    if (!mp->no_fresh) midle_put(mp);
+    if (!leave) pidle_put(pp);
     mutex_unlock(&S.lock);
-    if (mp->no_fresh) sched_handoffp(pp);
-    if (spinning) atomic_fetch_sub(&S.nspinning, 1);
+    if (leave) sched_handoffp(pp, !mp->latency);
+    if (spinning) atomic_fetch_sub(spinners(mp), 1);
     atomic_thread_fence(memory_order_seq_cst);
-    /* Whoever submitted before the drop is seen here; whoever submits after it wakes us. */
+    /* Whoever submitted before the drop is seen here; whoever submits after it wakes us. What
+     * isn't for mp's class, but could use the P, is seen, too. */
+    if (unlikely(mp->latency || globq_len(&S.latq))) look_again();
     if (work_anywhere(mp)) {
         mutex_lock(&S.lock);
         if (mp->state == M_IDLE) {
-            p *back = pidle_get(pp);
+            p *back = pidle_get(pp, mp->latency);
             if (back)
                 give(mp, back);
             else if (boundq_len(&mp->bound))
@@ -371,7 +402,7 @@ void serve_token(m *mp, m *to) {
         mutex_unlock(&S.lock);
         return;
     }
-    p *idle = pidle_get(to->lastp);
+    p *idle = pidle_get(to->lastp, to->latency);
     if (idle) {
         bool polling = give(to, idle);
         mutex_unlock(&S.lock);
@@ -389,7 +420,7 @@ void serve_token(m *mp, m *to) {
         midle_put(mp);
     bool polling = give(to, pp);
     mutex_unlock(&S.lock);
-    if (spinning) atomic_fetch_sub(&S.nspinning, 1);
+    if (spinning) atomic_fetch_sub(spinners(mp), 1);
     wake_m(to, polling);
     S.ops.detach(mp);
     sleep_until_given(mp);
@@ -408,7 +439,7 @@ p *sched_reacquire(m *mp) {
     mutex_lock(&S.lock);
     atomic_fetch_sub(&S.nnop, 1);
     mp->state = M_IDLE;
-    p *pp = pidle_get(mp->lastp);
+    p *pp = pidle_get(mp->lastp, mp->latency);
     if (pp)
         give(mp, pp);
     else

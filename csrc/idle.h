@@ -11,13 +11,22 @@ enum { SPIN_LUCK = 16 /* spins in vain until an M stops spinning, mostly */ };
 void p_move(p *pp, uint32_t from, uint32_t to); /* the only way a P's status changes */
 void pidle_list(p *pp, uint32_t from);          /* from: its status now */
 void pidle_put(p *pp);
-p *pidle_get(p *want); /* an idle P, `want` if that one is idle; NULL if none is */
+/* An idle P for that class: `want` if that one is idle, reserved ones first for the latency
+ * class. NULL if none is. */
+p *pidle_get(p *want, bool latency);
 
 /* ---- taking the lock themselves */
-m *newm(p *pp, bool spinning);  /* pp == NULL: a solo M. NULL: no thread to be had */
+m *newm(p *pp, bool spinning, bool latency); /* pp == NULL: a solo M. NULL: no thread to be had */
 void need_p(m *mp);             /* mp has a runnable g and, a moment ago, no P */
-void stopm(m *mp);              /* releases the P; returns with one, or stopping */
+/* Releases the P; returns with one, or stopping. leave: there is work that it could do, for
+ * others; else it is for mp's like, and they looked. */
+void stopm(m *mp, bool leave);
 void serve_token(m *mp, m *to); /* hands mp's P to the M whose token was dequeued */
+
+void give_away(p *pp); /* what waits in its runq, to all; the caller owns it */
+
+/* Who looks for work of mp's class, awake, so that a submitter needn't wake anybody. */
+static inline _Atomic uint32_t *spinners(m *mp) { return mp->latency ? &S.nspinningl : &S.nspinning; }
 
 void check_last(void); /* tells a draining host when nothing lives any more */
 

@@ -28,7 +28,7 @@ void sched_run_timers(int64_t now) {
 
 void sched_kick_poller(void) {
     mutex_lock(&S.lock);
-    m *mp = load_relaxed(&S.poller) ? NULL : S.idlem;
+    m *mp = load_relaxed(&S.poller) ? NULL : S.idlem ? S.idlem : S.idlel;
     mutex_unlock(&S.lock);
     if (mp) note_wake(&mp->note);
 }
@@ -71,8 +71,8 @@ bool sched_deadlocked(void) {
     mutex_lock(&S.lock);
     /* In this order: a timer that fires, an event that is dispatched and a plain thread's
      * go() count until the g is in a queue. */
-    bool dead = sched_all_idle() && globq_len(&S.globq) == 0 && load_seq(&S.external) == 0 &&
-                netpoll_waiters() == 0 && sched_next_timer() == INT64_MAX && sched_live() > 0 &&
+    bool dead = sched_all_idle() && globq_len(&S.globq) == 0 && globq_len(&S.latq) == 0 &&
+                load_seq(&S.external) == 0 && netpoll_waiters() == 0 && sched_next_timer() == INT64_MAX && sched_live() > 0 &&
                 load_seq(&S.visitors) == 0;
     for (uint32_t i = 0; dead && i < S.maxp; i++)
         dead = load_seq(&load_relaxed(&S.allp[i])->timers.firing) == 0 &&
@@ -88,7 +88,8 @@ bool sched_deadlocked(void) {
 uint32_t sched_set_procs(uint32_t n) {
     if (n > MAX_P) n = MAX_P;
     mutex_lock(&S.lock);
-    uint32_t old = load_relaxed(&S.procs);
+    uint32_t old = load_relaxed(&S.procs), reserve = load_relaxed(&S.reserve);
+    if (n <= reserve) n = reserve + 1;
     while (S.maxp < n && newp(S.maxp)) S.maxp++;
     if (n > S.maxp) n = S.maxp;
     for (uint32_t i = 0; i < S.maxp; i++) {
@@ -96,13 +97,38 @@ uint32_t sched_set_procs(uint32_t n) {
         uint32_t status = load_relaxed(&pp->status);
         store_seq(&pp->retire, i >= n);
         if (i < n && status == P_RETIRED) pidle_list(pp, P_RETIRED);
-        if (i >= n && status == P_IDLE) pidle_put(pidle_get(pp));
+        if (i >= n && status == P_IDLE) pidle_put(pidle_get(pp, false));
     }
     store_seq(&S.procs, n);
     mutex_unlock(&S.lock);
     sysmon_wake();
     /* More P's: give them to M's that wait for one, and to whoever finds work. */
-    for (uint32_t i = old; i < n; i++) sched_wakep();
+    for (uint32_t i = old; i < n; i++) {
+        sched_wakel();
+        sched_wakep();
+    }
+    return old;
+}
+
+uint32_t sched_set_reserve(uint32_t n) {
+    mutex_lock(&S.lock);
+    uint32_t old = load_relaxed(&S.reserve), procs = load_relaxed(&S.procs);
+    if (n >= procs) n = procs - 1;
+    for (uint32_t i = 0; i < procs; i++) {
+        p *pp = load_relaxed(&S.allp[i]);
+        bool reserved = i < n;
+        if (load_relaxed(&pp->reserved) == reserved) continue;
+        bool idle = load_relaxed(&pp->status) == P_IDLE;
+        if (idle) pidle_get(pp, !reserved); /* from the list that it is in */
+        store_seq(&pp->reserved, reserved);
+        if (idle) pidle_put(pp); /* a reserved one keeps no g's */
+    }
+    store_seq(&S.reserve, n);
+    mutex_unlock(&S.lock);
+    sysmon_wake(); /* who holds a P that isn't for him any more */
+    sched_wakel();
+    for (uint32_t i = n; i < old; i++) sched_wakep();
+    sched_wakep(); /* what it gave away */
     return old;
 }
 
@@ -115,6 +141,7 @@ int sched_start(const host_ops *ops, uint32_t procs, uint32_t policy) {
     if (!load_relaxed(&S.next_id)) store_relaxed(&S.next_id, 1);
     if (!load_relaxed(&S.spin_ns)) store_relaxed(&S.spin_ns, 20 * MICROSECOND);
     if (!load_relaxed(&S.steal_grace_ns)) store_relaxed(&S.steal_grace_ns, 50 * MICROSECOND);
+    if (!load_relaxed(&S.slice_ns)) store_relaxed(&S.slice_ns, 10 * MILLISECOND);
     if (sched_set_procs(procs) == 0 && S.maxp == 0) return -ENOMEM;
     store_release(&S.running, true);
     if ((err = pthread_create(&S.sysmon_thread, NULL, sysmon_main, NULL))) {

@@ -45,6 +45,8 @@ void parker_unpark(parker *k) {
 void sched_go(g *gp) {
     m *mp = sched_self;
     p *pp = mp ? load_relaxed(&mp->p) : NULL;
+    bool latency = unlikely(gp->latency) && load_relaxed(&S.reserve);
+    globq *to = latency ? &S.latq : &S.globq;
     g_move(gp, G_IDLE, G_RUNNABLE);
     store_relaxed(&gp->ready_at, nanotime());
     if (pp) {
@@ -54,15 +56,21 @@ void sched_go(g *gp) {
         }
         gp->id = mp->next_id++;
         count_add(&pp->stat.created, 1);
-        runq_put(&pp->runq, gp, true, &S.globq);
+        if (unlikely(latency || mp->latency)) /* its P's runq isn't for either */
+            globq_put_one(to, &gp->link);
+        else
+            runq_put(&pp->runq, gp, true, &S.globq);
     } else {
         gp->id = atomic_fetch_add(&S.next_id, ID_BATCH);
         visit();
         atomic_fetch_add(&S.created_outside, 1);
-        globq_put_one(&S.globq, &gp->link);
+        globq_put_one(to, &gp->link);
     }
     atomic_thread_fence(memory_order_seq_cst); /* queue before nidlep: see scheduler.h, sleeping */
-    sched_wakep();
+    if (unlikely(latency))
+        sched_wakel();
+    else
+        sched_wakep();
     if (!pp) visit_end();
 }
 
@@ -91,7 +99,7 @@ static bool spread(m *mp, g *gp, int64_t now) {
     uint32_t others = 0, nm = load_relaxed(&S.nm);
     for (uint32_t i = 0; i < nm && i < MAX_M; i++) {
         m *other = load_acquire(&S.allm[i]);
-        if (!other || other == mp || other->no_fresh) continue;
+        if (!other || other == mp || other->no_fresh || other->latency) continue;
         uint32_t n = load_relaxed(&other->pinned);
         if (n < least) least = n;
         others++;
@@ -109,13 +117,13 @@ static void leave_to_others(p *pp, g *gp) {
 
 /* Starts gp, whose function has blocked its M before, on an M of its own: nothing else will
  * be stranded there. False: there are enough of those; it starts like any other. */
-static bool start_solo(g *gp) {
+static bool start_solo(g *gp, bool latency) {
     m *to = NULL;
     uint32_t solo = 0;
     mutex_lock(&S.lock);
     for (uint32_t i = 0; i < load_relaxed(&S.nm) && !to; i++) {
         m *mp = load_acquire(&S.allm[i]);
-        if (!mp || !mp->solo) continue;
+        if (!mp || !mp->solo || mp->latency != latency) continue;
         solo++;
         /* At 0 it runs nothing, so nobody else writes the count. */
         if (load_acquire(&mp->pinned) == 0) {
@@ -124,7 +132,7 @@ static bool start_solo(g *gp) {
         }
     }
     mutex_unlock(&S.lock);
-    if (!to && (solo >= MAX_SOLO || !(to = newm(NULL, false)))) return false;
+    if (!to && (solo >= MAX_SOLO || !(to = newm(NULL, false, latency)))) return false;
     store_release(&gp->m, to);
     boundq_push(&to->bound, gp);
     if (!load_seq(&to->p)) need_p(to);
@@ -136,13 +144,20 @@ static g *start(m *mp, p *pp, g *gp, int64_t now) {
         store_release(&gp->m, mp);
         count_add(&mp->pinned, 1);
     }
+    assert(!mp->latency || gp->latency);
     g_move(gp, G_RUNNABLE, G_RUNNING);
     hist_add(&pp->stat.latency, now - load_relaxed(&gp->ready_at));
     count_add(&pp->stat.schedtick, 1);
+    store_relaxed(&pp->run_since, now);
     if (mp->spinning) {
         mp->spinning = false;
         /* The last spinner that finds work wakes the next one (Go's resetspinning). */
-        if (atomic_fetch_sub(&S.nspinning, 1) == 1) sched_wakep();
+        if (atomic_fetch_sub(spinners(mp), 1) == 1) {
+            if (likely(!mp->latency))
+                sched_wakep();
+            else if (globq_len(&S.latq))
+                sched_wakel();
+        }
     }
     return gp;
 }
@@ -159,7 +174,7 @@ static g *pick_local(m *mp, p *pp, int64_t now) {
     for (int tries = 0; tries < 2; tries++) {
         if (mp->turn == TURN_BOUND)
             gp = boundq_pop(&mp->bound);
-        else if (!mp->no_fresh) {
+        else if (!mp->no_fresh && !mp->latency) {
             gp = runq_get(&pp->runq);
             if (gp && spread(mp, gp, now)) {
                 leave_to_others(pp, gp);
@@ -177,27 +192,46 @@ static g *pick_local(m *mp, p *pp, int64_t now) {
     return NULL;
 }
 
+/* The latency class has had more to do than its P's could for a while: an ordinary M's P is
+ * for it now. */
+static bool lend(m *mp, p *pp, int64_t now) {
+    if (likely(globq_len(&S.latq) == 0)) {
+        pp->latq_since = 0;
+        return false;
+    }
+    if (!pp->latq_since) pp->latq_since = now;
+    if (now - pp->latq_since <= TOKEN_QUANTUM) return false;
+    pp->latq_since = 0;
+    stopm(mp, true);
+    return true;
+}
+
 /* One look into the global queue: a fresh g, or a token served (then *again). */
 static g *pick_global(m *mp, p *pp, int64_t now, bool one, bool *again) {
-    uint32_t n = globq_len(&S.globq);
+    if (!mp->latency && (*again = lend(mp, pp, now))) return NULL;
+    globq *q = globq_of(mp);
+    uint32_t n = globq_len(q);
     if (n == 0) return NULL;
     if (mp->no_fresh) { /* may serve tokens, but fresh g's are for others */
-        sched_wakep();
+        if (mp->latency)
+            sched_wakel();
+        else
+            sched_wakep();
         return NULL;
     }
     uint32_t share = n / load_relaxed(&S.procs) + 1;
     if (share > RUNQ_SIZE / 2) share = RUNQ_SIZE / 2;
-    qlink *l = globq_get_batch(&S.globq, one ? 1 : share, &pp->runq);
+    qlink *l = globq_get_batch(q, one || mp->latency ? 1 : share, &pp->runq);
     if (!l) return NULL;
     count_add(&pp->stat.globq_takes, 1);
     if (!l->is_token) {
         g *gp = containerof(l, g, link);
-        if (!spread(mp, gp, now)) return gp;
+        if (mp->latency || !spread(mp, gp, now)) return gp;
         leave_to_others(pp, gp);
         return NULL;
     }
     if (boundq_len(&mp->bound) && now - mp->p_since < TOKEN_QUANTUM) {
-        globq_put_one(&S.globq, l);
+        globq_put_one(q, l);
         return NULL;
     }
     serve_token(mp, containerof(l, m, token));
@@ -232,14 +266,14 @@ static g *spin(m *mp, p *pp) {
     if (!mp->spinning && !mp->no_fresh) {
         /* Go: half of the busy P's. But two M's whose g's talk to each other run dry in turns
          * and overlap: with only one allowed to spin, the other slept (38 us a round trip). */
-        if (load_relaxed(&S.nspinning) >= (busy > 4 ? busy / 2 : 2)) return NULL;
+        if (load_relaxed(spinners(mp)) >= (busy > 4 ? busy / 2 : 2)) return NULL;
         mp->spinning = true;
-        atomic_fetch_add(&S.nspinning, 1);
+        atomic_fetch_add(spinners(mp), 1);
     }
     for (uint32_t round = 0;; round++) {
         bool too_young = false, last = now >= until;
-        g *gp = mp->no_fresh ? NULL : policy_find(pp, last, &too_young);
-        if (gp || boundq_len(&mp->bound) || globq_len(&S.globq)) {
+        g *gp = mp->no_fresh || mp->latency ? NULL : policy_find(pp, last, &too_young);
+        if (gp || boundq_len(&mp->bound) || globq_len(globq_of(mp))) {
             if (round && mp->spin_luck < SPIN_LUCK) mp->spin_luck += 2;
             return gp;
         }
@@ -263,9 +297,11 @@ static g *find_runnable(m *mp, p *pp, int64_t *now) {
     bool again = false;
     g *gp;
     if (unlikely(timers_due(&pp->timers, *now))) timers_run(&pp->timers, *now);
-    if (unlikely(load_relaxed(&pp->stat.schedtick) % GLOBAL_TICK == 0 || mp->yield_to_global)) {
+    if (unlikely(load_relaxed(&pp->stat.schedtick) % GLOBAL_TICK == 0 || mp->yield_to_global ||
+                 (mp->latency && *now - mp->turn_since > TURN_NS))) {
         mp->yield_to_global = false;
-        if (!policy_skips_global(pp, *now)) {
+        if (mp->latency) mp->turn_since = *now; /* its fresh g's and its bound ones in turns */
+        if (mp->latency || !policy_skips_global(pp, *now)) {
             gp = pick_global(mp, pp, *now, true, &again);
             if (gp || again) return gp;
         }
@@ -273,7 +309,7 @@ static g *find_runnable(m *mp, p *pp, int64_t *now) {
     }
     gp = pick_local(mp, pp, *now);
     if (gp) return gp;
-    if (!policy_skips_global(pp, *now)) {
+    if (mp->latency || !policy_skips_global(pp, *now)) {
         gp = pick_global(mp, pp, *now, false, &again);
         if (gp || again) return gp;
     }
@@ -284,8 +320,27 @@ static g *find_runnable(m *mp, p *pp, int64_t *now) {
     }
     gp = spin(mp, pp);
     *now = nanotime();
-    if (!gp && !boundq_len(&mp->bound)) stopm(mp);
+    if (!gp && !boundq_len(&mp->bound)) stopm(mp, mp->no_fresh || mp->latency != load_relaxed(&pp->reserved));
     return gp;
+}
+
+/* Is pp not mp's to keep any more? Because GOMAXPROCS took it away or it became reserved; or
+ * for what only others may start or serve, and that mustn't wait until all of mp's g's sleep. */
+static bool leaves(m *mp, p *pp, int64_t now) {
+    if (load_relaxed(&pp->retire)) return true;
+    bool reserved = load_relaxed(&pp->reserved);
+    if (reserved) {
+        if (!mp->latency) return true;
+        if (!runq_empty(&pp->runq)) { /* from when it was an open one */
+            give_away(pp);
+            atomic_thread_fence(memory_order_seq_cst);
+            sched_wakep();
+        }
+    }
+    if (now - mp->p_since <= TOKEN_QUANTUM) return false;
+    if (!reserved && (mp->no_fresh || mp->latency) && (globq_len(&S.globq) || !runq_empty(&pp->runq)))
+        return true;
+    return mp->no_fresh && globq_len(&S.latq);
 }
 
 g *sched_next_at(m *mp, int64_t now) {
@@ -293,16 +348,15 @@ g *sched_next_at(m *mp, int64_t now) {
         p *pp = load_relaxed(&mp->p);
         if (unlikely(!pp)) return NULL; /* stopping */
         if (!now) now = nanotime();
-        /* A P that GOMAXPROCS took away; or what only others may start or serve, and that must
-         * not wait until a locked M's own g's all sleep. */
-        if (unlikely(load_relaxed(&pp->retire)) ||
-            (unlikely(mp->no_fresh) && now - mp->p_since > TOKEN_QUANTUM &&
-             (globq_len(&S.globq) || !runq_empty(&pp->runq)))) {
-            stopm(mp);
+        if (unlikely(load_relaxed(&pp->retire) || load_relaxed(&pp->reserved) || mp->no_fresh ||
+                     mp->latency) &&
+            leaves(mp, pp, now)) {
+            stopm(mp, true);
             continue;
         }
         g *gp = find_runnable(mp, pp, &now);
-        if (!gp || (unlikely(gp->solo) && !load_relaxed(&gp->m) && !mp->solo && start_solo(gp))) continue;
+        if (!gp || (unlikely(gp->solo) && !load_relaxed(&gp->m) && !mp->solo && start_solo(gp, mp->latency)))
+            continue;
         return start(mp, pp, gp, now);
     }
 }

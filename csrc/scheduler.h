@@ -21,6 +21,20 @@
  *   M_IDLE   asleep (or in netpoll), wants nothing
  *   M_WANTP  asleep, has runnable g's; its token is in the global queue
  *   M_NOP    lost its P in host code; will ask for one when it enters the core
+ *
+ * ---- Reserved P's and the latency class.
+ * The first S.reserve P's run only g's of the latency class; those g's may use any P. As a
+ * started g can't leave its M, M's have a class, too: a latency M starts only latency g's,
+ * so that no hog is ever ahead of one. Fresh latency g's and the tokens of latency M's wait
+ * in S.latq, everything else in runqs and S.globq; idle M's and idle P's are listed by class.
+ *   who        starts               may hold   leaves an open P after 1 ms
+ *   ordinary   runq, globq, steals  open P's   when latq isn't empty: lends it
+ *   latency    latq                 any P      when ordinary work waits: gives it back
+ * (An open P is one that isn't reserved.) The protocol of sleeping holds for latq as for the
+ * others: who pushes looks for idle P's of both kinds afterwards (sched_wakel), who idles a P
+ * of either kind looks at latq afterwards. With S.reserve == 0 latency g's are like others;
+ * latency M's and latq that are left from before are served all the same.
+ * A P may become reserved, or open, at any time: whoever holds it sees that at its next look.
  */
 #ifndef GMPY_SCHED_H
 #define GMPY_SCHED_H
@@ -61,12 +75,15 @@ struct p {
     _Atomic uint32_t status;
     _Atomic(m *) m;
     _Atomic bool retire; /* GOMAXPROCS went down: give it up at the next look */
+    _Atomic bool reserved; /* for the latency class */
     p *next_idle;
     runq runq;
     timers timers;
     uint64_t rand;
     uint32_t last_victim;   /* policy affine */
     int64_t globq_empty_at; /* policy neighbour */
+    int64_t latq_since;     /* since when it saw work wait in latq; 0: it didn't */
+    _Atomic int64_t run_since; /* when the g that runs began to */
     pstat stat;
     /* sysmon's notes */
     uint64_t seen_tick;
@@ -84,6 +101,7 @@ struct m {
     uint32_t streak;
     int64_t turn_since, p_since;
     bool solo; /* made for g's whose function blocks: one at a time */
+    bool latency; /* its class, for good */
     bool spinning;
     int32_t spin_luck; /* how well spinning paid lately */
     uint32_t spin_dry;
@@ -114,13 +132,17 @@ struct m {
 typedef struct sched {
     mutex lock;
     globq globq;
-    _Atomic uint32_t nidlep;
+    globq latq;              /* the latency class's */
+    _Atomic uint32_t nidlep; /* open ones */
+    _Atomic uint32_t nidler; /* reserved ones */
     _Atomic uint32_t nspinning;
+    _Atomic uint32_t nspinningl; /* latency M's: they look at latq before they sleep */
     _Atomic uint32_t procs;
+    _Atomic uint32_t reserve;
     _Atomic uint32_t nm;
     _Atomic uint32_t nnop;
-    p *idlep;
-    m *idlem;
+    p *idlep, *idler;
+    m *idlem, *idlel; /* ordinary, latency */
     _Atomic(m *) poller;
     _Atomic int64_t poll_until;
     _Atomic int64_t last_poll;
@@ -135,6 +157,8 @@ typedef struct sched {
     _Atomic bool stopping; /* M's without work end */
     _Atomic uint32_t policy;
     _Atomic int64_t spin_ns, steal_grace_ns;
+    _Atomic int64_t slice_ns;
+    _Atomic bool preempt_now; /* sysmon: don't wait for slices to end, once */
     _Atomic bool sysmon_asleep;
     note sysmon_note;
     pthread_t sysmon_thread;
@@ -154,7 +178,8 @@ int sched_start(const host_ops *ops, uint32_t procs, uint32_t policy);
 void sched_stop(void);
 /* In a forked child: forget everything, the other threads don't exist. */
 void sched_after_fork(void);
-uint32_t sched_set_procs(uint32_t n); /* returns what it was */
+uint32_t sched_set_procs(uint32_t n); /* at least one open P stays. Returns what it was */
+uint32_t sched_set_reserve(uint32_t n); /* at most procs - 1. Returns what it was */
 uint64_t sched_live(void);            /* g's that were made and haven't ended */
 bool sched_deadlocked(void);
 bool sched_all_idle(void); /* no P runs, and no M came off its P */
@@ -192,7 +217,11 @@ bool sched_blocked_long(m *mp);
 
 /* ---- between the files of the scheduler */
 void sched_wakep(void);
-void sched_handoffp(p *pp);
+void sched_wakel(void); /* the same for latq */
+/* latency_first: where pp could run both, it runs the latency class's work. */
+void sched_handoffp(p *pp, bool latency_first);
+/* The global queue of mp's class. */
+static inline globq *globq_of(m *mp) { return mp->latency ? &S.latq : &S.globq; }
 void sched_timer_added(int64_t when);
 int64_t sched_next_timer(void);
 void sched_run_timers(int64_t now);                      /* on all P's; any thread */

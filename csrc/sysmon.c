@@ -2,7 +2,7 @@
  *
  *   retake   an M in a call that blocks (declared, or seen by the host as detached) loses
  *            its P if work waits for it, or after 10 ms anyway
- *   preempt  a g that ran for 10 ms while others wait for its M or P is asked to yield
+ *   preempt  a g that ran for 10 ms (S.slice_ns) while others wait for its M or P is asked to yield
  *   poll     fds and timers that nobody looked at for a while
  *
  * It looks every 20 us while there is something to do, and doubles the pause up to 10 ms
@@ -11,7 +11,7 @@
 #include "scheduler.h"
 
 static const int64_t PAUSE_MIN = 20 * MICROSECOND, PAUSE_MAX = 10 * MILLISECOND;
-static const int64_t SLICE = 10 * MILLISECOND, BLOCKED_MAX = 10 * MILLISECOND;
+static const int64_t BLOCKED_MAX = 10 * MILLISECOND;
 /* An undeclared call shows only as a detached thread, and a thread that makes many short
  * calls may be seen detached twice in a row. A P taken for nothing costs more here than in
  * Go: what the other M starts stays there for good (an echo pair split over two M's that
@@ -21,8 +21,10 @@ static const int64_t POLL_AFTER = 10 * MILLISECOND, POLLER_AFTER = 500 * MICROSE
 
 void sysmon_wake(void) { note_wake(&S.sysmon_note); }
 
-static bool work_waits_for(p *pp) {
-    return !runq_empty(&pp->runq) || globq_len(&S.globq) || load_relaxed(&pp->retire);
+static bool work_waits_for(p *pp, m *mp) {
+    if (load_relaxed(&pp->retire) || globq_len(&S.latq)) return true;
+    if (load_relaxed(&pp->reserved)) return !mp->latency;
+    return !runq_empty(&pp->runq) || globq_len(&S.globq);
 }
 
 /* The call that p's M is in, if it may block: HOLD_SYSCALL or HOLD_HOST; else HOLD_CORE. */
@@ -37,15 +39,15 @@ static uint32_t blocking_call(m *mp) {
 static bool retake(p *pp, m *mp, int64_t now, bool *soon) {
     uint32_t from = blocking_call(mp);
     uint64_t entries = load_relaxed(&mp->entries);
-    *soon |= from != HOLD_CORE && work_waits_for(pp);
+    *soon |= from != HOLD_CORE && work_waits_for(pp, mp);
     if (from == HOLD_CORE || pp->seen_host != entries) {
         pp->seen_host = from == HOLD_CORE ? UINT64_MAX : entries;
         pp->host_since = now;
         return false;
     }
     if (from == HOLD_HOST && now - pp->host_since < UNDECLARED_MIN) return false;
-    if (!work_waits_for(pp) && now - pp->host_since < BLOCKED_MAX) return false;
-    if (!work_waits_for(pp) && boundq_len(&mp->bound) == 0 && load_relaxed(&S.nidlep) > 0 &&
+    if (!work_waits_for(pp, mp) && now - pp->host_since < BLOCKED_MAX) return false;
+    if (!work_waits_for(pp, mp) && boundq_len(&mp->bound) == 0 && load_relaxed(&S.nidlep) > 0 &&
         !timers_due(&pp->timers, now))
         return false; /* nobody would gain */
     /* pp->m is old news until a new owner has woken up: mp may hold another P by now. What
@@ -54,24 +56,24 @@ static bool retake(p *pp, m *mp, int64_t now, bool *soon) {
     count_add(from == HOLD_SYSCALL ? &pp->stat.retakes_declared : &pp->stat.retakes_undeclared, 1);
     count_add(&pp->stat.handoffs, 1);
     pp->seen_host = UINT64_MAX;
-    sched_handoffp(pp);
+    sched_handoffp(pp, true);
     return true;
 }
 
-static bool preempt(p *pp, m *mp, int64_t now) {
+static bool preempt(p *pp, m *mp, int64_t now, int64_t slice) {
     uint64_t tick = load_relaxed(&pp->stat.schedtick);
     if (tick != pp->seen_tick) {
         pp->seen_tick = tick;
         pp->seen_at = now;
         return false;
     }
-    if (now - pp->seen_at < SLICE) return false;
+    if (now - pp->seen_at < slice) return false;
     g *gp = load_acquire(&mp->cur);
     bool cancelled = gp && load_relaxed(&gp->cancel);
-    if (!cancelled && !work_waits_for(pp) && boundq_len(&mp->bound) == 0) return false;
+    if (!cancelled && !work_waits_for(pp, mp) && boundq_len(&mp->bound) == 0) return false;
     if (load_acquire(&mp->hold) != HOLD_HOST || !S.ops.preempt(mp)) return false;
     count_add(&pp->stat.preempt_requests, 1);
-    pp->seen_at = now; /* ask again if it is still there in 10 ms */
+    pp->seen_at = now; /* ask again if it is still there after another slice */
     return true;
 }
 
@@ -81,7 +83,7 @@ static void stop_free_riders(int64_t now) {
     for (uint32_t i = 0; i < load_relaxed(&S.nm) && i < MAX_M; i++) {
         m *mp = load_acquire(&S.allm[i]);
         if (!mp || load_acquire(&mp->hold) != HOLD_TAKEN) continue;
-        if (S.ops.state(mp) == HOST_RUNNING && now - load_relaxed(&mp->nop_since) > SLICE) {
+        if (S.ops.state(mp) == HOST_RUNNING && now - load_relaxed(&mp->nop_since) > load_relaxed(&S.slice_ns)) {
             store_relaxed(&mp->nop_since, now);
             S.ops.preempt(mp);
         }
@@ -91,11 +93,12 @@ static void stop_free_riders(int64_t now) {
 /* One look; returns whether there was something to do. */
 static bool look(int64_t now, bool *soon) {
     bool did = false;
+    int64_t slice = atomic_exchange(&S.preempt_now, false) ? 0 : load_relaxed(&S.slice_ns);
     for (uint32_t i = 0; i < S.maxp; i++) {
         p *pp = load_acquire(&S.allp[i]);
         m *mp = load_acquire(&pp->m);
         if (load_acquire(&pp->status) != P_RUNNING || !mp) continue;
-        did |= retake(pp, mp, now, soon) || preempt(pp, mp, now);
+        did |= retake(pp, mp, now, soon) || preempt(pp, mp, now, slice);
     }
     stop_free_riders(now);
     if (sched_next_timer() <= now - MILLISECOND) sched_run_timers(now);
@@ -119,9 +122,11 @@ void *sysmon_main(void *arg) {
         clock_sync();
         int64_t now = nanotime();
         bool all_idle = sched_all_idle();
+        int64_t slice = load_relaxed(&S.slice_ns), longest = slice < PAUSE_MAX ? slice / 2 : PAUSE_MAX;
+        if (pause > longest) pause = longest;
         /* Not before the longest pause: who takes a P has to wake us, which costs it a
          * system call. */
-        if (all_idle && pause == PAUSE_MAX) {
+        if (all_idle && pause == longest) {
             store_seq(&S.sysmon_asleep, true);
             /* take_p looks at sysmon_asleep after its P became RUNNING. */
             if (sched_all_idle()) note_sleep(&S.sysmon_note, 0);
@@ -134,8 +139,8 @@ void *sysmon_main(void *arg) {
         if (look(now, &soon)) {
             vain = 0;
             pause = PAUSE_MIN;
-        } else if (++vain > 50 && pause < PAUSE_MAX)
-            pause = pause * 2 < PAUSE_MAX ? pause * 2 : PAUSE_MAX;
+        } else if (++vain > 50 && pause < longest)
+            pause = pause * 2 < longest ? pause * 2 : longest;
         /* Timers that fall due while every P is busy are sysmon's to run. */
         next = sched_next_timer(); /* INT64_MAX if there is none: nothing may be added to it */
         int64_t until = now + pause;

@@ -21,7 +21,15 @@ from .group import Executor, Pool, TaskGroup, gather, map_as_completed
 from .group import map as map
 from .local import Local
 from .outside import awaitable, call_from_thread, denotify, notify
-from .runtime import gomaxprocs, lock_os_thread, num_goroutine, run, unlock_os_thread
+from .runtime import (
+    gomaxprocs,
+    latency_class,
+    lock_os_thread,
+    num_goroutine,
+    reserve,
+    run,
+    unlock_os_thread,
+)
 from .stats import stats
 from .sync import (
     Barrier,
@@ -75,10 +83,12 @@ __all__ = [
     "go",
     "gomaxprocs",
     "gosched",
+    "latency_class",
     "lock_os_thread",
     "map_as_completed",
     "notify",
     "num_goroutine",
+    "reserve",
     "run",
     "select",
     "shield",

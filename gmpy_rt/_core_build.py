@@ -27,6 +27,7 @@ CORE = [
     "chan",
     "gsync",
     "api",
+    "hunger",
 ]
 BRIDGE = [
     "module",

@@ -68,6 +68,20 @@ def check_procs(value: object, name: str = "procs") -> int:
     return value
 
 
+def check_reserve(value: object, procs: int, name: str = "reserve") -> int:
+    """Return `value` as a number of reserved P's out of `procs`, or say what is wrong with it."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name}={value!r}: the number of reserved P's is an int; 0 reserves none")
+    if value < 0:
+        raise ValueError(f"{name}={value}: the number of reserved P's is 0 or more")
+    if value >= procs:
+        raise ValueError(
+            f"{name}={value} of {procs} P's: at least one must be left for other G's; "
+            f"reserve at most {procs - 1}, or use more P's"
+        )
+    return value
+
+
 def cgroup_quota(proc: Path = _PROC) -> float | None:
     """CPUs' worth of time that the process's cgroup may use, None if unlimited.
 

@@ -17,7 +17,7 @@ import sysconfig
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeVar, cast
 
 from . import _door
@@ -144,6 +144,7 @@ def run(
     procs: int | None = None,
     affinity: Affinity = None,
     policy: str | None = None,
+    reserve: int = 0,
 ) -> T:
     """Start the runtime, run main(*args) as a G, and return what it returns.
 
@@ -151,6 +152,7 @@ def run(
     the CPUs this process may use (affinity mask and cgroup quota). affinity pins the M's to
     CPUs: 'spread' over all usable ones, or a list of CPU numbers. policy: how idle P's look
     for work, one of 'go', 'global-first', 'neighbour', 'affine'; None takes GMPY_SCHED.
+    reserve: how many of the P's run only G's of the latency class, see latency_class().
 
     When main ends, the other G's are cancelled and waited for. Raises what main raises;
     DeadlockError, with every G's stack, when nothing can wake anybody any more;
@@ -164,6 +166,7 @@ def run(
             "run(main, *args)"
         )
     n = _procs.default_procs() if procs is None else _procs.check_procs(procs)
+    _procs.check_reserve(reserve, n)
     index = _check_policy(policy)
     cpus = _check_affinity(affinity)
     if _door.current_m() is not None:
@@ -177,6 +180,7 @@ def run(
         runtime = _active = _Runtime(cpus)
     _door.set_on_m_start(_on_m_start)
     _door.start(n, index, runtime.eventfd)
+    _door.reserve(reserve)
     try:
         runtime.main = _door.go(_main, main, args)
         try:
@@ -249,15 +253,53 @@ def _drain(runtime: _Runtime) -> None:
 def gomaxprocs(n: int | None = None) -> int:
     """How many G's may run Python at once; n sets a new number, up or down, while running.
 
-    Returns the number before. Raises ValueError for n < 1, RuntimeError outside a runtime.
+    Returns the number before. Raises ValueError for n < 1 and for n that leaves no P beside the
+    reserved ones, RuntimeError outside a runtime.
     """
     if _active is None:
         raise RuntimeError("gomaxprocs() outside a runtime: give run(main, procs=n) the number")
+    stat = ffi.new("gmpy_stat *")
+    lib.gmpy_stat_read(stat, 0)
     if n is None:
-        stat = ffi.new("gmpy_stat *")
-        lib.gmpy_stat_read(stat, 0)
         return int(stat.procs)
-    return int(_door.gomaxprocs(_procs.check_procs(n, name="n")))
+    if _procs.check_procs(n, name="n") <= stat.reserve:
+        raise ValueError(
+            f"n={n}: {stat.reserve} of the P's are reserved, and at least one must be left for "
+            f"other G's; take at least {stat.reserve + 1}, or lower reserve() first"
+        )
+    return int(_door.gomaxprocs(n))
+
+
+def reserve(n: int | None = None) -> int:
+    """How many P's run only G's of the latency class; n sets a new number while running.
+
+    Returns the number before. Raises ValueError for n that is negative or leaves no P for other
+    G's, RuntimeError outside a runtime.
+    """
+    if _active is None:
+        raise RuntimeError("reserve() outside a runtime: give run(main, reserve=n) the number")
+    stat = ffi.new("gmpy_stat *")
+    lib.gmpy_stat_read(stat, 0)
+    if n is None:
+        return int(stat.reserve)
+    return int(_door.reserve(_procs.check_reserve(n, stat.procs, name="n")))
+
+
+@contextlib.contextmanager
+def latency_class(on: bool = True) -> Iterator[None]:
+    """`with latency_class(): go(fn)`: G's that are started inside are of the latency class.
+
+    Where P's are reserved, run(main, reserve=1) say, those run nothing else, so that no
+    CPU-bound G is ever ahead of a latency-sensitive one; the latency class may use the other
+    P's, too. A started G stays on its thread, therefore the class is for life; and the G's that
+    it starts are of its own class, unless it says latency_class(False). Without reserved P's
+    all G's are alike. In a plain thread it is for what that thread starts.
+    """
+    before = _door.set_latency(on)
+    try:
+        yield
+    finally:
+        _door.set_latency(before)
 
 
 def num_goroutine() -> int:

@@ -43,6 +43,7 @@ class PStats:
 
     id: int
     status: str  # running, idle or retired
+    reserved: bool  # for the latency class
     m: int | None  # the M that holds it
     runq: int  # fresh G's in its queue now
     timers: int  # armed now
@@ -73,6 +74,7 @@ class Stats:
 
     procs: int
     idle_procs: int
+    reserve: int  # P's reserved for the latency class
     threads: int  # M's
     spinning: int
     blocked_threads: int  # M's that lost their P in a blocking call
@@ -80,6 +82,7 @@ class Stats:
     goroutines: int  # that haven't ended
     created: int
     globq: int
+    latq: int  # the latency class's
     netpoll_waiters: int
     blocking_calls: int
     runnable: int
@@ -105,6 +108,7 @@ def _read_p(index: int, stat: Any, counts: Any) -> PStats | None:
     return PStats(
         id=stat.id,
         status=_STATUS[stat.status],
+        reserved=bool(stat.reserved),
         m=stat.m if stat.m >= 0 else None,
         runq=stat.runq,
         timers=stat.timers,

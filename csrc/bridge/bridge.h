@@ -41,6 +41,7 @@ typedef struct PyG {
     _Atomic bool done;
     bool notify; /* tell run() when it has ended: it is main */
     bool seen;   /* somebody asked for the result or the exception */
+    bool go_latency; /* what it starts is of the latency class */
     waitq joiners;
     struct PyGroup *group;               /* the TaskGroup it belongs to, until it has ended */
     struct PyG *group_next, *group_prev; /* there; under the group's lock */

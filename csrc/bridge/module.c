@@ -56,6 +56,16 @@ static PyObject *door_gomaxprocs(PyObject *Py_UNUSED(module), PyObject *arg) {
     return PyLong_FromUnsignedLong(old);
 }
 
+static PyObject *door_reserve(PyObject *Py_UNUSED(module), PyObject *arg) {
+    unsigned long n = PyLong_AsUnsignedLong(arg);
+    if (n == (unsigned long)-1 && PyErr_Occurred()) return NULL;
+    m *mp = sched_self;
+    if (mp) sched_enter(mp);
+    uint32_t old = sched_set_reserve((uint32_t)n);
+    if (mp) sched_leave(mp);
+    return PyLong_FromUnsignedLong(old);
+}
+
 static PyObject *door_external(PyObject *Py_UNUSED(module), PyObject *arg) {
     long by = PyLong_AsLong(arg);
     if (by == -1 && PyErr_Occurred()) return NULL;
@@ -89,7 +99,10 @@ static PyObject *door_lock_m(PyObject *Py_UNUSED(module), PyObject *arg) {
     store_relaxed(&mp->no_fresh, mp->locks > 0 || mp->solo);
     if (mp->locks) { /* what waits in this P's queue is for others now */
         sched_enter(mp);
-        sched_wakep();
+        if (mp->latency)
+            sched_wakel();
+        else
+            sched_wakep();
         sched_leave(mp);
     }
     Py_RETURN_NONE;
@@ -99,7 +112,8 @@ static PyMethodDef methods[] = {
     {"start", door_start, METH_VARARGS, NULL}, {"drain", door_drain, METH_NOARGS, NULL},
     {"stop", door_stop, METH_NOARGS, NULL},    {"gomaxprocs", door_gomaxprocs, METH_O, NULL},
     {"external", door_external, METH_O, NULL}, {"after_fork", door_after_fork, METH_NOARGS, NULL},
-    {"lock_m", door_lock_m, METH_O, NULL},     {NULL, NULL, 0, NULL},
+    {"lock_m", door_lock_m, METH_O, NULL},     {"reserve", door_reserve, METH_O, NULL},
+    {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef def = {

@@ -55,7 +55,7 @@ static void note_stack(seen *s, g *gp) {
 }
 #endif
 
-static uint32_t look(seen *all, uint32_t max) {
+static uint32_t look(seen *all, uint32_t max, bool running_only) {
     uint32_t n = 0, slots = g_slots();
 #ifdef Py_GIL_DISABLED
     PyInterpreterState *interp = PyInterpreterState_Get();
@@ -64,7 +64,8 @@ static uint32_t look(seen *all, uint32_t max) {
     for (uint32_t i = 0; i < slots && n < max; i++) {
         g *gp = g_at(i);
         PyG *self = gp->host; /* with the runtime's reference as long as it is there */
-        if (g_status(gp) == G_IDLE || !self) continue;
+        uint32_t status = g_status(gp);
+        if (status == G_IDLE || !self || (running_only && status != G_RUNNING)) continue;
         seen *s = &all[n++];
         s->g = (PyG *)Py_NewRef((PyObject *)self);
         s->waits_for = Py_XNewRef(self->waits_for);
@@ -92,15 +93,17 @@ static PyObject *stack_of(seen *s) {
     return stack;
 }
 
-/* look(max) -> [(G, what it waits for or None, [(code, offset), ...] innermost first), ...] */
-static PyObject *door_look(PyObject *Py_UNUSED(module), PyObject *arg) {
-    unsigned long max = PyLong_AsUnsignedLong(arg);
-    if (max == (unsigned long)-1 && PyErr_Occurred()) return NULL;
+/* look(max, running_only=False)
+ *   -> [(G, what it waits for or None, [(code, offset), ...] innermost first), ...] */
+static PyObject *door_look(PyObject *Py_UNUSED(module), PyObject *args) {
+    unsigned long max;
+    int running_only = false;
+    if (!PyArg_ParseTuple(args, "k|p", &max, &running_only)) return NULL;
     uint32_t slots = g_slots();
     if (max > slots) max = slots;
     seen *all = malloc((max ? max : 1) * sizeof *all);
     if (!all) return PyErr_NoMemory();
-    uint32_t n = look(all, (uint32_t)max);
+    uint32_t n = look(all, (uint32_t)max, running_only);
     PyObject *list = PyList_New(n);
     for (uint32_t i = 0; i < n; i++) {
         PyObject *stack = stack_of(&all[i]), *one = NULL;
@@ -120,6 +123,6 @@ static PyObject *door_look(PyObject *Py_UNUSED(module), PyObject *arg) {
     return list;
 }
 
-static PyMethodDef methods[] = {{"look", door_look, METH_O, NULL}, {NULL, NULL, 0, NULL}};
+static PyMethodDef methods[] = {{"look", door_look, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}};
 
 int pydump_init(PyObject *module) { return PyModule_AddFunctions(module, methods); }

@@ -49,6 +49,24 @@ static void note_maker(PyG *self) {
 #endif
 }
 
+/* ---- the latency class: a G's children are of its own class, unless it says otherwise. */
+static _Atomic bool classes; /* there was ever a G of the latency class */
+static _Thread_local bool thread_latency;
+
+static bool *go_class(void) {
+    g *gp = current_g();
+    return gp ? &host_g(gp)->go_latency : &thread_latency;
+}
+
+static PyObject *door_set_latency(PyObject *Py_UNUSED(module), PyObject *on) {
+    int is = PyObject_IsTrue(on);
+    if (is < 0) return NULL;
+    bool *class = go_class(), before = *class;
+    if (is) store_relaxed(&classes, true);
+    *class = is;
+    return PyBool_FromLong(before);
+}
+
 /* The G's contextvars: a copy of the caller's. Where that holds no variable, none is made:
  * a worker greenlet begins with an empty context anyway, and call() leaves it empty. */
 static int inherit_context(PyG *self) {
@@ -120,6 +138,7 @@ PyObject *go_in_group(struct PyGroup *group, PyObject *const *args, Py_ssize_t n
     }
     m *mp = sched_self;
     if (unlikely(load_relaxed(&nblockers))) self->gp->solo = is_blocker(self->fn);
+    if (unlikely(load_relaxed(&classes))) self->gp->latency = self->go_latency = *go_class();
     Py_INCREF(self); /* the runtime's reference, until it has ended */
     if (mp) sched_enter(mp);
     sched_go(self->gp);
@@ -461,6 +480,8 @@ static PyObject *g_get_created(PyG *self, void *Py_UNUSED(c)) {
                          code->co_qualname);
 }
 
+static PyObject *g_get_latency(PyG *self, void *Py_UNUSED(c)) { return PyBool_FromLong(self->gp->latency); }
+
 /* The greenlet it is parked in, for stack dumps on its own M; None otherwise. */
 static PyObject *g_get_greenlet(PyG *self, void *Py_UNUSED(c)) {
     m *mp = load_relaxed(&self->gp->m);
@@ -615,6 +636,7 @@ static PyGetSetDef g_getset[] = {
     {"waiting", (getter)g_get_waiting, NULL, "float: seconds since it parked; 0.0 if it isn't parked.", NULL},
     {"created", (getter)g_get_created, NULL,
      "tuple or None: file, line and function of the go() that made it.", NULL},
+    {"latency", (getter)g_get_latency, NULL, "bool: of the latency class, see latency_class().", NULL},
     {"_greenlet", (getter)g_get_greenlet, NULL, NULL, NULL},
     {"_frame", (getter)g_get_frame, NULL, NULL, NULL},
     {NULL, NULL, NULL, NULL, NULL},
@@ -658,6 +680,7 @@ static PyMethodDef methods[] = {
     {"all_g", door_all_g, METH_NOARGS, NULL},
     {"g_locals", door_g_locals, METH_NOARGS, NULL},
     {"set_excepthook", door_set_excepthook, METH_O, NULL},
+    {"set_latency", door_set_latency, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 

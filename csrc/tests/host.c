@@ -2,6 +2,7 @@
 
 _Atomic uint64_t host_steps, host_idles, host_preempts;
 bool host_spin = true;
+bool host_reserve_stays;
 
 static note all_ended;
 static _Atomic(task *) tasks; /* all of this run, freed at its end */
@@ -31,6 +32,8 @@ static void run_step(m *mp, g *gp) {
     m *home = NULL;
     CHECK(g_status(gp) == G_RUNNING && load_relaxed(&gp->m) == mp);
     CHECK(load_relaxed(&mp->p) && load_relaxed(&load_relaxed(&mp->p)->m) == mp);
+    CHECK(!mp->latency || gp->latency);
+    if (host_reserve_stays) CHECK(!load_relaxed(&mp->p)->reserved || gp->latency);
     CHECK(atomic_exchange(&t->running, 1) == 0);
     CHECK(load_relaxed(&t->ended) == 0);
     if (!atomic_compare_exchange_strong(&t->home, &home, mp)) CHECK(home == mp);
@@ -104,7 +107,7 @@ void host_stop(void) {
     }
 }
 
-static task *start(step_fn step, int64_t n, void *arg, bool solo) {
+static task *start(step_fn step, int64_t n, void *arg, bool solo, bool latency) {
     static _Atomic uint64_t serial;
     task *t = calloc(1, sizeof *t);
     CHECK(t);
@@ -119,6 +122,7 @@ static task *start(step_fn step, int64_t n, void *arg, bool solo) {
     CHECK(t->gp);
     t->gp->host = t;
     t->gp->solo = solo;
+    t->gp->latency = latency;
     m *mp = sched_self;
     if (mp) sched_enter(mp);
     sched_go(t->gp);
@@ -126,8 +130,10 @@ static task *start(step_fn step, int64_t n, void *arg, bool solo) {
     return t;
 }
 
-task *host_go(step_fn step, int64_t n, void *arg) { return start(step, n, arg, false); }
-task *host_go_solo(step_fn step, int64_t n, void *arg) { return start(step, n, arg, true); }
+task *host_go(step_fn step, int64_t n, void *arg) { return start(step, n, arg, false, false); }
+task *host_go_solo(step_fn step, int64_t n, void *arg) { return start(step, n, arg, true, false); }
+task *host_go_latency(step_fn step, int64_t n, void *arg) { return start(step, n, arg, false, true); }
+task *host_go_latency_solo(step_fn step, int64_t n, void *arg) { return start(step, n, arg, true, true); }
 
 uint8_t task_wake(task *t) { return t->gp->parker.wake; }
 
@@ -162,7 +168,10 @@ void task_lock_m(m *mp, int by) {
     mp->locks += by;
     mp->no_fresh = mp->locks > 0 || mp->solo;
     sched_enter(mp);
-    sched_wakep();
+    if (mp->latency)
+        sched_wakel();
+    else
+        sched_wakep();
     sched_leave(mp);
 }
 
@@ -173,6 +182,8 @@ bool task_cancel(task *t) {
 }
 
 void host_dump(void) {
+    fprintf(stderr, "reserve=%u nidler=%u nspinningl=%u latq=%u\n", S.reserve, S.nidler, S.nspinningl,
+            globq_len(&S.latq));
     fprintf(stderr,
             "live=%llu procs=%u nidlep=%u nspinning=%u nm=%u nnop=%u globq=%u netpoll=%u poller=%d "
             "next_timer=%lld\n",
@@ -181,8 +192,8 @@ void host_dump(void) {
             sched_next_timer() == INT64_MAX ? -1 : (long long)(sched_next_timer() - nanotime()));
     for (uint32_t i = 0; i < S.maxp; i++) {
         p *pp = S.allp[i];
-        fprintf(stderr, "  P%u status=%u m=%d retire=%d runq=%u tick=%llu\n", i, pp->status,
-                pp->m ? (int)pp->m->id : -1, pp->retire, runq_len(&pp->runq),
+        fprintf(stderr, "  P%u status=%u m=%d retire=%d reserved=%d runq=%u tick=%llu\n", i, pp->status,
+                pp->m ? (int)pp->m->id : -1, pp->retire, pp->reserved, runq_len(&pp->runq),
                 (unsigned long long)pp->stat.schedtick);
     }
     for (uint32_t i = 0; i < S.nm && i < MAX_M; i++) {
@@ -190,10 +201,10 @@ void host_dump(void) {
         if (!mp) continue;
         fprintf(stderr,
                 "  M%u state=%d hold=%u p=%d nextp=%d bound=%u listed=%d token=%d polling=%d spinning=%d "
-                "no_fresh=%d cur=%p note=%u\n",
+                "no_fresh=%d latency=%d cur=%p note=%u\n",
                 i, mp->state, mp->hold, mp->p ? (int)mp->p->id : -1, mp->nextp ? (int)mp->nextp->id : -1,
                 boundq_len(&mp->bound), mp->idle_listed, mp->token_queued, mp->polling, mp->spinning,
-                mp->no_fresh, (void *)mp->cur, mp->note.set);
+                mp->no_fresh, mp->latency, (void *)mp->cur, mp->note.set);
     }
     uint32_t by[5] = {0};
     for (uint32_t i = 0; i < g_slots(); i++) {

@@ -52,6 +52,8 @@ void host_stop(void);
 /* Called once host_start has been, by anybody: makes a task run. */
 task *host_go(step_fn step, int64_t n, void *arg);
 task *host_go_solo(step_fn step, int64_t n, void *arg); /* one whose function blocks */
+task *host_go_latency(step_fn step, int64_t n, void *arg);
+task *host_go_latency_solo(step_fn step, int64_t n, void *arg);
 void host_dump(void);
 
 /* Inside a step. */
@@ -67,5 +69,6 @@ bool task_cancel(task *t);
 
 extern _Atomic uint64_t host_steps, host_idles, host_preempts;
 extern bool host_spin;
+extern bool host_reserve_stays; /* nobody changes the reserve: reserved P's are checked, too */
 
 #endif

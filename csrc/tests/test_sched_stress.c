@@ -17,7 +17,12 @@ static chan chans[CHANS];
 static glock locks[LOCKS];
 static uint64_t guarded[LOCKS]; /* by the lock, plainly: a sanitizer sees two owners */
 static task *mixed[TASKS];
-static bool with_blocking, with_locked;
+static bool with_blocking, with_locked, with_reserve;
+
+/* Of either class, where there are two. */
+static task *go_any(step_fn step, uint32_t r, void *arg) {
+    return (with_reserve && r & 1 ? host_go_latency : host_go)(step, 0, arg);
+}
 
 static enum step step_child(task *t, m *mp) {
     (void)mp;
@@ -137,7 +142,7 @@ static enum step step_mixed(task *t, m *mp) {
     case 10:
         for (int i = 0; i < 8; i++) {
             atomic_fetch_add(&spawned, 1);
-            host_go(step_child, 0, NULL);
+            go_any(step_child, r >> (8 + i), NULL);
         }
         return STEP_YIELD;
     case 11:
@@ -149,7 +154,7 @@ static enum step step_mixed(task *t, m *mp) {
             task_block_undeclared(mp, (int64_t)(r >> 12) % (2 * MILLISECOND));
         if (with_blocking && (r & 0x700) == 0x100) {
             atomic_fetch_add(&spawned, 1);
-            host_go_solo(step_solo, 0, NULL);
+            (with_reserve && r & 0x1000 ? host_go_latency_solo : host_go_solo)(step_solo, 0, NULL);
         }
         return STEP_YIELD;
     case 13: /* a hog, now and then */
@@ -245,6 +250,7 @@ static void outside(int index) {
         case 0:
             pause_ns(r % (3 * MILLISECOND));
             if (r & 0x100000) sched_set_procs(1 + r % (procs_now * 2));
+            if (with_reserve && r & 0x200000) sched_set_reserve(r >> 8 & 3);
             break;
         case 3: {
             gmpy_stat stat;
@@ -289,6 +295,7 @@ static void mix(uint32_t procs, uint32_t policy, int64_t ns) {
     procs_now = procs;
     duration = scaled(ns);
     host_start(procs, policy);
+    if (with_reserve) sched_set_reserve(1);
     for (int i = 0; i < PAIRS; i++) {
         int fds[2];
         CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds) == 0);
@@ -298,7 +305,7 @@ static void mix(uint32_t procs, uint32_t policy, int64_t ns) {
             host_go(step_io, k, &conns[i][k]);
         }
     }
-    for (int i = 0; i < TASKS; i++) mixed[i] = host_go(step_mixed, 0, NULL);
+    for (int i = 0; i < TASKS; i++) mixed[i] = go_any(step_mixed, (uint32_t)i, NULL);
     threads(4, outside);
     store_seq(&stop, true);
     /* A channel that is closed lets everybody go. */
@@ -346,6 +353,11 @@ int main(void) {
     RUN(mixed_on_two_ps);
     RUN(mixed_on_four_ps);
     host_spin = false;
+    RUN(mixed_on_two_ps);
+    RUN(mixed_on_four_ps);
+    with_reserve = true;
+    RUN(mixed_on_two_ps);
+    host_spin = true;
     RUN(mixed_on_two_ps);
     RUN(mixed_on_four_ps);
     return 0;
