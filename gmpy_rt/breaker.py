@@ -19,6 +19,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+__gmpy_atomic__ = True  # no interrupt between two bytecodes here, see preempt.c
+
 State = Literal["closed", "open", "half-open"]
 
 

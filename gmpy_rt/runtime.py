@@ -41,6 +41,7 @@ class _Runtime:
         self.main: G[Any] | None = None
         self.thread = threading.current_thread()
         self.calls: deque[Callable[[], None]] = deque()  # for this thread, see in_main_thread
+        self.at_stop: list[Callable[[], object]] = []
         self.signals: tuple[socket.socket, socket.socket] | None = None
         self.wakeup_before = -1
         if self.thread is threading.main_thread():
@@ -83,6 +84,7 @@ class _Runtime:
 
 _active: _Runtime | None = None
 _PATIENCE = 5.0
+_OURS = ("gmpy-m", "gmpy-guard", "gmpy-tune")  # threads that wake nobody who waits without end
 _starting = threading.Lock()
 
 
@@ -189,11 +191,36 @@ def run(
             _drain(runtime)
         return cast(T, runtime.main.result(0))
     finally:
+        _stop_helpers(runtime)
         _door.stop()
         _preemption_off()
         runtime.close()
         with _starting:
             _active = None
+
+
+def at_stop(fn: Callable[[], object]) -> None:
+    """Call fn() when every G has ended, before the core stops: threads that read it end there.
+
+    Raises RuntimeError outside a runtime.
+    """
+    if _active is None:
+        raise RuntimeError(f"{fn!r} needs a runtime: call it in main, under run(main)")
+    _active.at_stop.append(fn)
+
+
+def not_at_stop(fn: Callable[[], object]) -> None:
+    """Undo one at_stop(fn), if it is still to come."""
+    if _active is not None and fn in _active.at_stop:
+        _active.at_stop.remove(fn)
+
+
+def _stop_helpers(runtime: _Runtime) -> None:
+    while runtime.at_stop:
+        try:
+            runtime.at_stop.pop()()
+        except Exception:
+            traceback.print_exc()
 
 
 def _wait_for_main(runtime: _Runtime, main: G[Any]) -> None:
@@ -217,7 +244,7 @@ def _foreign_threads() -> list[threading.Thread]:
     return [
         t
         for t in threading.enumerate()
-        if t is not mine and not t.name.startswith("gmpy-m") and not is_idle_worker(t)
+        if t is not mine and not t.name.startswith(_OURS) and not is_idle_worker(t)
     ]
 
 
