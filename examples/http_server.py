@@ -8,6 +8,8 @@ Try it:   curl -i http://127.0.0.1:8080/
           curl -N http://127.0.0.1:8080/stream          a chunked response
           curl -d 'some text' http://127.0.0.1:8080/echo
           curl http://127.0.0.1:8080/stats              the runtime's counters
+
+With --guard it answers 503 and Retry-After while its G's starve, see gmpy_rt.guard.
 """
 
 from __future__ import annotations
@@ -21,12 +23,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from email.utils import formatdate
 from http import HTTPStatus
-from math import isqrt
+from math import ceil, isqrt
 from typing import NamedTuple
 
 from gmpy_rt import go, run, sleep, socket, stats
+from gmpy_rt.guard import HungerGuard, Overloaded
 
 try:
     import httptools
@@ -101,6 +105,9 @@ ROUTES: dict[str, tuple[str, Callable[[Request], Response]]] = {
 }
 
 
+GUARD: HungerGuard | None = None  # --guard
+
+
 def answer(request: Request) -> Response:
     found = ROUTES.get(request.path)
     if found is None:
@@ -109,7 +116,10 @@ def answer(request: Request) -> Response:
     if request.method != method and (request.method, method) != ("HEAD", "GET"):
         return error(HTTPStatus.METHOD_NOT_ALLOWED, f"Allow: {method}\r\n")
     try:
-        return handler(request)
+        return GUARD.call(handler, request) if GUARD else handler(request)
+    except Overloaded as problem:
+        wait = f"Retry-After: {max(ceil(problem.retry_after), 1)}\r\n"
+        return error(HTTPStatus.SERVICE_UNAVAILABLE, wait)
     except Exception:
         traceback.print_exc()
         return error(HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -368,7 +378,7 @@ def answer_requests(conn: socket.socket, limits: Limits) -> None:
 
 
 def serve(host: str, port: int, limits: Limits) -> None:
-    with socket.create_server((host, port), backlog=1024) as listener:
+    with socket.create_server((host, port), backlog=1024) as listener, GUARD or nullcontext():
         print(f"http server on http://{host}:{listener.getsockname()[1]}/", flush=True)
         while True:
             try:
@@ -386,7 +396,11 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080, help="0 takes a free one")
     parser.add_argument("--procs", type=int, help="P's; default: the CPUs of this process")
+    parser.add_argument("--guard", action="store_true", help="refuse work while G's starve")
     args = parser.parse_args()
+    if args.guard:
+        global GUARD
+        GUARD = HungerGuard()
     # What a service manager sends means the same as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -31,10 +31,15 @@ def default_procs() -> int:
     return min(available_procs(), MAX_PROCS)
 
 
-def available_procs() -> int:
+def are_given(procs: int | None) -> bool:
+    """Whether somebody chose the number of P's: run(procs=) or GMPY_MAXPROCS."""
+    return procs is not None or bool(os.environ.get(ENV, "").strip())
+
+
+def available_procs(proc: Path = _PROC) -> int:
     """CPUs this process may use: scheduler affinity and cgroup quota, at least 1."""
     cpus = usable_cpus()
-    quota = cgroup_quota()
+    quota = cgroup_quota(proc)
     if quota is not None:
         cpus = min(cpus, math.ceil(quota))
     return max(1, cpus)

@@ -23,8 +23,10 @@ from typing import Any, Literal, TypeVar, cast
 from . import _door
 from . import _load as _load  # before anything that imports _door
 from . import procs as _procs
+from . import tune
 from ._core import ffi, lib
 from ._door import Cancelled, Chan, DeadlockError, G
+from .tune import Tuner
 
 T = TypeVar("T")
 Affinity = Literal["spread"] | Sequence[int] | None
@@ -41,6 +43,7 @@ class _Runtime:
         self.main: G[Any] | None = None
         self.thread = threading.current_thread()
         self.calls: deque[Callable[[], None]] = deque()  # for this thread, see in_main_thread
+        self.tuner: Tuner | None = None
         self.at_stop: list[Callable[[], object]] = []
         self.signals: tuple[socket.socket, socket.socket] | None = None
         self.wakeup_before = -1
@@ -151,7 +154,8 @@ def run(
     """Start the runtime, run main(*args) as a G, and return what it returns.
 
     procs: how many G's may run Python at once (GOMAXPROCS); None takes GMPY_MAXPROCS, else
-    the CPUs this process may use (affinity mask and cgroup quota). affinity pins the M's to
+    the CPUs this process may use (affinity mask and cgroup quota), looked at again every second
+    (GMPY_TUNE_SECONDS; 0: never), never below the reserve and one more. affinity pins the M's to
     CPUs: 'spread' over all usable ones, or a list of CPU numbers. policy: how idle P's look
     for work, one of 'go', 'global-first', 'neighbour', 'affine'; None takes GMPY_SCHED.
     reserve: how many of the P's run only G's of the latency class, see latency_class().
@@ -168,7 +172,9 @@ def run(
             "run(main, *args)"
         )
     n = _procs.default_procs() if procs is None else _procs.check_procs(procs)
-    _procs.check_reserve(reserve, n)
+    given = _procs.are_given(procs)
+    _procs.check_reserve(reserve, n if given else _procs.MAX_PROCS)
+    tune_seconds = tune.interval()
     index = _check_policy(policy)
     cpus = _check_affinity(affinity)
     if _door.current_m() is not None:
@@ -181,6 +187,9 @@ def run(
             )
         runtime = _active = _Runtime(cpus)
     _door.set_on_m_start(_on_m_start)
+    if not given:
+        n = tune.at_least(n, reserve)
+        runtime.tuner = None if tune_seconds is None else tune.Tuner(tune_seconds)
     _door.start(n, index, runtime.eventfd)
     _door.reserve(reserve)
     try:
@@ -228,7 +237,13 @@ def _wait_for_main(runtime: _Runtime, main: G[Any]) -> None:
         try:
             while not main.done():
                 # A deadlock is only one if no plain thread can wake a G: look again now and then.
-                runtime.wait(1.0 if lib.gmpy_deadlocked() else None)
+                timeout = 1.0 if lib.gmpy_deadlocked() else None
+                tuner = runtime.tuner
+                if tuner is not None:
+                    timeout = min(tuner.left(), timeout or tuner.left())
+                runtime.wait(timeout)
+                if tuner is not None:
+                    tuner.tick()
                 if not main.done() and lib.gmpy_deadlocked() and not _foreign_threads():
                     _raise_deadlock(main)
             return
@@ -294,6 +309,9 @@ def gomaxprocs(n: int | None = None) -> int:
             f"n={n}: {stat.reserve} of the P's are reserved, and at least one must be left for "
             f"other G's; take at least {stat.reserve + 1}, or lower reserve() first"
         )
+    if _active.tuner is not None:
+        _active.tuner.stop()  # somebody knows better
+        _active.tuner = None
     return int(_door.gomaxprocs(n))
 
 

@@ -3,12 +3,15 @@ real with hogs."""
 
 from __future__ import annotations
 
+import re
 import threading
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
 from support import PATIENCE, is_parked, poll_until, preempts, run_script
+from test_examples import EXAMPLES, connect, read_all, started
 
 import gmpy_rt
 from gmpy_rt import Event, go, guard, run
@@ -378,8 +381,6 @@ def test_samples_take_little_memory() -> None:
         finally:
             tracemalloc.stop()
 
-    import tracemalloc
-
     run(main, procs=1)
 
 
@@ -443,3 +444,52 @@ def test_start_outside_a_runtime_and_twice_are_errors() -> None:
             watch.start()
 
     run(main, procs=1)
+
+
+# ---- the HTTP example
+
+GUARDED_SERVER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import http_server as server
+from gmpy_rt.guard import HungerGuard, Rules, Sample
+bad = Sample(6000, 5990, 5990, 1.0, 7, 0.3, 0.9, 0, ())
+server.GUARD = HungerGuard(interval=60.0)
+if sys.argv[2] == "open":
+    watch = server.GUARD.start
+    def start():
+        watch()
+        for _ in range(3):
+            server.GUARD.observe(bad)
+    server.GUARD.start = start
+try:
+    server.run(server.serve, "127.0.0.1", 0, server.Limits(), procs=2)
+except KeyboardInterrupt:
+    pass
+"""
+
+
+def get(port: int) -> bytes:
+    with connect(port) as conn:
+        conn.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        return read_all(conn)
+
+
+def test_http_server_with_guard_serves() -> None:
+    pytest.importorskip("httptools")
+    with started(str(EXAMPLES / "http_server.py"), "--port=0", "--guard") as port:
+        assert get(port).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+@pytest.mark.parametrize("state", ["open", "closed"])
+def test_http_server_answers_503_while_the_guard_is_open(state: str) -> None:
+    pytest.importorskip("httptools")
+    with started("-c", GUARDED_SERVER, str(EXAMPLES), state) as port:
+        head, _, body = get(port).partition(b"\r\n\r\n")
+    if state == "closed":
+        assert body == b"Hello, world!\n"
+    else:
+        assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        found = re.search(rb"\r\nRetry-After: (\d+)\r\n", head)
+        assert found
+        assert 1 <= int(found[1]) <= 30

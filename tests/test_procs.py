@@ -138,7 +138,7 @@ def test_quota_is_rounded_up_and_never_above_the_cpus(monkeypatch: pytest.Monkey
     monkeypatch.delenv(procs.ENV, raising=False)
     monkeypatch.setattr(procs, "usable_cpus", lambda: 4)
     for quota, expected in [(None, 4), (0.1, 1), (1.5, 2), (2.0, 2), (64.0, 4)]:
-        monkeypatch.setattr(procs, "cgroup_quota", lambda quota=quota: quota)
+        monkeypatch.setattr(procs, "cgroup_quota", lambda *_, quota=quota: quota)
         assert procs.default_procs() == expected
 
 
