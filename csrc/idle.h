@@ -17,7 +17,7 @@ p *pidle_get(p *want, bool latency);
 
 /* ---- taking the lock themselves */
 m *newm(p *pp, bool spinning, bool latency); /* pp == NULL: a solo M. NULL: no thread to be had */
-void need_p(m *mp);             /* mp has a runnable g and, a moment ago, no P */
+void need_p(m *mp);                          /* mp has a runnable g and, a moment ago, no P */
 /* Releases the P; returns with one, or stopping. leave: there is work that it could do, for
  * others; else it is for mp's like, and they looked. */
 void stopm(m *mp, bool leave);

@@ -72,8 +72,8 @@ bool sched_deadlocked(void) {
     /* In this order: a timer that fires, an event that is dispatched and a plain thread's
      * go() count until the g is in a queue. */
     bool dead = sched_all_idle() && globq_len(&S.globq) == 0 && globq_len(&S.latq) == 0 &&
-                load_seq(&S.external) == 0 && netpoll_waiters() == 0 && sched_next_timer() == INT64_MAX && sched_live() > 0 &&
-                load_seq(&S.visitors) == 0;
+                load_seq(&S.external) == 0 && netpoll_waiters() == 0 && sched_next_timer() == INT64_MAX &&
+                sched_live() > 0 && load_seq(&S.visitors) == 0;
     for (uint32_t i = 0; dead && i < S.maxp; i++)
         dead = load_seq(&load_relaxed(&S.allp[i])->timers.firing) == 0 &&
                runq_empty(&load_relaxed(&S.allp[i])->runq);

@@ -74,15 +74,15 @@ struct p {
     alignas(CACHE_LINE) uint32_t id;
     _Atomic uint32_t status;
     _Atomic(m *) m;
-    _Atomic bool retire; /* GOMAXPROCS went down: give it up at the next look */
+    _Atomic bool retire;   /* GOMAXPROCS went down: give it up at the next look */
     _Atomic bool reserved; /* for the latency class */
     p *next_idle;
     runq runq;
     timers timers;
     uint64_t rand;
-    uint32_t last_victim;   /* policy affine */
-    int64_t globq_empty_at; /* policy neighbour */
-    int64_t latq_since;     /* since when it saw work wait in latq; 0: it didn't */
+    uint32_t last_victim;      /* policy affine */
+    int64_t globq_empty_at;    /* policy neighbour */
+    int64_t latq_since;        /* since when it saw work wait in latq; 0: it didn't */
     _Atomic int64_t run_since; /* when the g that runs began to */
     pstat stat;
     /* sysmon's notes */
@@ -100,7 +100,7 @@ struct m {
     enum turn turn;
     uint32_t streak;
     int64_t turn_since, p_since;
-    bool solo; /* made for g's whose function blocks: one at a time */
+    bool solo;    /* made for g's whose function blocks: one at a time */
     bool latency; /* its class, for good */
     bool spinning;
     int32_t spin_luck; /* how well spinning paid lately */
@@ -178,9 +178,9 @@ int sched_start(const host_ops *ops, uint32_t procs, uint32_t policy);
 void sched_stop(void);
 /* In a forked child: forget everything, the other threads don't exist. */
 void sched_after_fork(void);
-uint32_t sched_set_procs(uint32_t n); /* at least one open P stays. Returns what it was */
+uint32_t sched_set_procs(uint32_t n);   /* at least one open P stays. Returns what it was */
 uint32_t sched_set_reserve(uint32_t n); /* at most procs - 1. Returns what it was */
-uint64_t sched_live(void);            /* g's that were made and haven't ended */
+uint64_t sched_live(void);              /* g's that were made and haven't ended */
 bool sched_deadlocked(void);
 bool sched_all_idle(void); /* no P runs, and no M came off its P */
 

@@ -83,7 +83,8 @@ static void stop_free_riders(int64_t now) {
     for (uint32_t i = 0; i < load_relaxed(&S.nm) && i < MAX_M; i++) {
         m *mp = load_acquire(&S.allm[i]);
         if (!mp || load_acquire(&mp->hold) != HOLD_TAKEN) continue;
-        if (S.ops.state(mp) == HOST_RUNNING && now - load_relaxed(&mp->nop_since) > load_relaxed(&S.slice_ns)) {
+        if (S.ops.state(mp) == HOST_RUNNING &&
+            now - load_relaxed(&mp->nop_since) > load_relaxed(&S.slice_ns)) {
             store_relaxed(&mp->nop_since, now);
             S.ops.preempt(mp);
         }

@@ -368,9 +368,13 @@ class HungerGuard:
         self.rejected += 1
         retry_after = self._breaker.retry_after
         seen = self.worst
-        figures = "" if seen is None else (
-            f": {seen.goroutines} G's (limit {self.max_goroutines}) waited "
-            f"{seen.mean_wait:.3f} s on average for a turn (limit {self.max_wait} s)"
+        figures = (
+            ""
+            if seen is None
+            else (
+                f": {seen.goroutines} G's (limit {self.max_goroutines}) waited "
+                f"{seen.mean_wait:.3f} s on average for a turn (limit {self.max_wait} s)"
+            )
         )
         remedy = (
             f"try again in {retry_after:.1f} s"
@@ -406,9 +410,7 @@ def _running_stacks() -> dict[int, str]:
             calls = [(code, _line(code, offset)) for code, offset in frames]
         else:  # with the GIL: nobody else runs now
             calls = _calls_of_thread(f"gmpy-m{g.m}")
-        text = " < ".join(
-            f"{code.co_qualname} ({code.co_filename}:{line})" for code, line in calls
-        )
+        text = " < ".join(f"{code.co_qualname} ({code.co_filename}:{line})" for code, line in calls)
         stacks[g.id] = _cut(text)
     return stacks
 
@@ -423,7 +425,7 @@ def _cut(text: str) -> str:
 def _line(code: Any, offset: int) -> int:
     for start, end, line in code.co_lines():
         if start <= offset < end:
-            return line or code.co_firstlineno
+            return int(line or code.co_firstlineno)
     return int(code.co_firstlineno)
 
 

@@ -20,10 +20,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, TypeVar, cast
 
-from . import _door
+from . import _door, tune
 from . import _load as _load  # before anything that imports _door
 from . import procs as _procs
-from . import tune
 from ._core import ffi, lib
 from ._door import Cancelled, Chan, DeadlockError, G
 from .tune import Tuner

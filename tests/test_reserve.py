@@ -152,7 +152,9 @@ def test_deadlock_of_latency_gs_is_told() -> None:
 
 @pytest.mark.parametrize("value", [-1, 2, 3])
 def test_reserve_that_cannot_be_names_value_and_remedy(value: int) -> None:
-    with pytest.raises(ValueError, match=rf"^reserve={value}\b.*(0 or more|at most 1, or use more)"):
+    with pytest.raises(
+        ValueError, match=rf"^reserve={value}\b.*(0 or more|at most 1, or use more)"
+    ):
         run(print, procs=2, reserve=value)
 
 

@@ -143,9 +143,13 @@ def main() -> int:
         share = medians[side]["start_p99_ms"] / medians["off"]["start_p99_ms"]
         good = share <= 1 / 3
         ok = ok and good
-        print(f"p99 of {side} / p99 without: {share:.2f}  {'PASS' if good else 'FAIL'} (at most 1/3)")
+        print(
+            f"p99 of {side} / p99 without: {share:.2f}  {'PASS' if good else 'FAIL'} (at most 1/3)"
+        )
     if options.json is not None:
-        options.json.write_text(json.dumps({"options": vars(options) | {"json": None}, "rounds": rounds}))
+        options.json.write_text(
+            json.dumps({"options": vars(options) | {"json": None}, "rounds": rounds})
+        )
     return 0 if ok else 1
 
 

@@ -39,8 +39,8 @@ typedef struct PyG {
     PyObject *locals;       /* dict of per-G state, made on demand */
     mutex lock;
     _Atomic bool done;
-    bool notify; /* tell run() when it has ended: it is main */
-    bool seen;   /* somebody asked for the result or the exception */
+    bool notify;     /* tell run() when it has ended: it is main */
+    bool seen;       /* somebody asked for the result or the exception */
     bool go_latency; /* what it starts is of the latency class */
     waitq joiners;
     struct PyGroup *group;               /* the TaskGroup it belongs to, until it has ended */

@@ -109,10 +109,14 @@ static PyObject *door_lock_m(PyObject *Py_UNUSED(module), PyObject *arg) {
 }
 
 static PyMethodDef methods[] = {
-    {"start", door_start, METH_VARARGS, NULL}, {"drain", door_drain, METH_NOARGS, NULL},
-    {"stop", door_stop, METH_NOARGS, NULL},    {"gomaxprocs", door_gomaxprocs, METH_O, NULL},
-    {"external", door_external, METH_O, NULL}, {"after_fork", door_after_fork, METH_NOARGS, NULL},
-    {"lock_m", door_lock_m, METH_O, NULL},     {"reserve", door_reserve, METH_O, NULL},
+    {"start", door_start, METH_VARARGS, NULL},
+    {"drain", door_drain, METH_NOARGS, NULL},
+    {"stop", door_stop, METH_NOARGS, NULL},
+    {"gomaxprocs", door_gomaxprocs, METH_O, NULL},
+    {"external", door_external, METH_O, NULL},
+    {"after_fork", door_after_fork, METH_NOARGS, NULL},
+    {"lock_m", door_lock_m, METH_O, NULL},
+    {"reserve", door_reserve, METH_O, NULL},
     {NULL, NULL, 0, NULL},
 };
 

@@ -318,8 +318,7 @@ static void a_deadlock_of_both_classes_is_told(void) {
 static _Atomic bool watching;
 static void watch_deadlock(int index) {
     if (index) {
-        for (int i = 0; i < 4; i++)
-            (i & 1 ? host_go : host_go_latency)(step_sleeps, scaled(1000), NULL);
+        for (int i = 0; i < 4; i++) (i & 1 ? host_go : host_go_latency)(step_sleeps, scaled(1000), NULL);
         while (sched_live()) pause_ns(MILLISECOND);
         store_seq(&watching, false);
     } else
