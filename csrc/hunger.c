@@ -35,7 +35,7 @@ static void find_hogs(gmpy_hunger *h, int64_t now) {
         requests += load_relaxed(&pp->stat.preempt_requests);
         if (load_acquire(&pp->status) != P_RUNNING || !mp || load_acquire(&mp->hold) != HOLD_HOST) continue;
         g *gp = load_acquire(&mp->cur);
-        int64_t ran = now - load_relaxed(&pp->run_since);
+        int64_t ran = now - load_relaxed(&pp->slice_since);
         if (gp && ran >= h->starving_ns) add_hog(h, (gmpy_hog){.g = gp->id, .m = mp->id, .ran_ns = ran});
     }
     h->preempt_requests = requests >= h->seen_requests ? requests - h->seen_requests : requests;

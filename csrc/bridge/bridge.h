@@ -62,6 +62,8 @@ typedef struct mhost {
     _Atomic bool monitor_asked;
     bool preempt_late; /* asked to yield while no_preempt: do it once that is over */
     g *raise_in;       /* the g that is to be interrupted at a check soon; see preempt.c */
+    int raise_tries;   /* how often the M asks itself for that before it yields to others */
+    bool asked_myself; /* the request to yield that is pending is such a one */
 } mhost;
 
 /* ---- who is calling */
