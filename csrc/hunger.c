@@ -68,8 +68,9 @@ void gmpy_hunger_look(gmpy_hunger *h) {
     uint64_t n = h->runs + h->runnable, rank = n - n / 100, below = 0;
     h->wait_p99_ns = 0;
     for (uint32_t b = 0; b < HIST_BUCKETS; b++) {
-        sum += (int64_t)(counts[b]) * (hist_lower(b) / 2 + hist_lower(b + 1) / 2);
-        if (counts[b] && below < rank) h->wait_p99_ns = hist_lower(b + 1);
+        if (!counts[b]) continue;
+        sum += (int64_t)counts[b] * (hist_lower(b) / 2 + hist_lower(b + 1) / 2);
+        if (below < rank) h->wait_p99_ns = hist_lower(b + 1);
         below += counts[b];
     }
     h->wait_mean_ns = n ? sum / (int64_t)n : 0;
