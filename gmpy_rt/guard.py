@@ -25,7 +25,7 @@ from . import _door
 from . import _load as _load
 from . import runtime as _runtime
 from ._core import ffi, lib
-from ._door import G
+from ._door import G, Lock
 from .breaker import Breaker, Rules, State
 from .sync import Condition, Event
 
@@ -165,7 +165,8 @@ class HungerGuard:
         self._levers: Any = None
         self._breaker = Breaker(rules, clock)
         self._state: State = "closed"
-        self._changed = Condition()  # its lock is the breaker's, too
+        self._lock = Lock()  # the breaker's
+        self._changed = Condition(self._lock)
         self._relieving = False
         self._quiet = 0
         self._before: tuple[float, int] = (0.0, 0)  # slice and reserve before relief
@@ -271,6 +272,8 @@ class HungerGuard:
         with self._changed:
             self._breaker.sample(bad)
             changed = self._note_state()
+            if self.queued and not changed:
+                self._changed.notify_all()  # one that was told of a place may have been cancelled
         if changed and self._on_change is not None:
             self._on_change(self._state, sample)
 
@@ -326,10 +329,13 @@ class HungerGuard:
             ok = False
             raise
         finally:
-            with self._changed:
+            self._lock._acquire_anyway()  # cancelled or not: a trial's place must be given back
+            try:
                 self._breaker.done(admitted, ok)
                 if not self._note_state():
-                    self._changed.notify()  # a trial's place is free
+                    self._changed.notify()
+            finally:
+                self._lock.release()
 
     def go(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> G[T]:
         """Start fn(*args, **kwargs) as a G of the latency class; the call inside is protected."""

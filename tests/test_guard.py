@@ -237,6 +237,24 @@ def test_second_trial_waits_for_the_first() -> None:
     run(main, procs=2)
 
 
+def test_cancelled_trial_gives_its_place_back_even_if_it_has_to_wait_for_that() -> None:
+    def main() -> None:
+        fixture = Fixture()
+        fixture.observe(BAD, BAD, BAD)
+        fixture.now += 30
+        trial = go(fixture.guard.call, Event().wait)
+        poll_until(lambda: is_parked(trial))
+        with fixture.guard._lock:
+            trial.cancel()
+            poll_until(lambda: fixture.guard._lock.waiters == 1)
+            trial.cancel()
+        with pytest.raises(gmpy_rt.Cancelled):
+            trial.result(PATIENCE)
+        assert fixture.guard.call(answer) == 42
+
+    run(main, procs=2)
+
+
 # ---- for real
 
 
