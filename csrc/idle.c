@@ -341,10 +341,9 @@ static void check_deadlock(void) {
     if (sched_deadlocked()) S.ops.idle();
 }
 
-/* Is there anything that an idle M could run? */
-static bool work_anywhere(m *mp) {
-    return boundq_len(&mp->bound) ||
-           (!mp->no_fresh && (mp->latency ? globq_len(&S.latq) != 0 : fresh_anywhere()));
+/* Is there anything that mp could start? */
+static bool fresh_for(m *mp) {
+    return !mp->no_fresh && (mp->latency ? globq_len(&S.latq) != 0 : fresh_anywhere());
 }
 
 /* Before mp is listed as idle: from then on its flag is whoever's who starts it. The caller
@@ -372,13 +371,18 @@ void stopm(m *mp, bool leave) {
     /* Whoever submitted before the drop is seen here; whoever submits after it wakes us. What
      * isn't for mp's class, but could use the P, is seen, too. */
     if (unlikely(mp->latency || globq_len(&S.latq))) look_again();
-    if (work_anywhere(mp)) {
+    bool fresh = fresh_for(mp);
+    if (fresh || boundq_len(&mp->bound)) {
         mutex_lock(&S.lock);
         if (mp->state == M_IDLE) {
             p *back = pidle_get(pp, mp->latency);
-            if (back)
+            if (back) {
                 give(mp, back);
-            else if (boundq_len(&mp->bound))
+                /* Several may have submitted and relied on it while it was spinning: it is again,
+                 * and wakes the next one when it takes one of theirs (Go's becomeSpinning). */
+                mp->spinning = fresh;
+                if (fresh) atomic_fetch_add(spinners(mp), 1);
+            } else if (boundq_len(&mp->bound))
                 queue_token(mp);
         }
         mutex_unlock(&S.lock);

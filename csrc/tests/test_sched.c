@@ -358,6 +358,31 @@ static void a_plain_thread_starts_gs_one_by_one(void) {
     }
 }
 
+/* Who stops spinning just now may be the only one that the submitters relied on: it has to wake
+ * another for what it leaves. Both g's run at once or never end. */
+static enum step step_meet(task *t, m *mp) {
+    (void)t, (void)mp;
+    uint64_t all = (atomic_fetch_add(&done, 1) | 1) + 1;
+    while (load_seq(&done) < all) cpu_relax();
+    return STEP_END;
+}
+
+static void a_spinner_that_gives_up_leaves_nothing_behind(void) {
+    uint64_t rand = seed(7);
+    for (uint32_t procs = 2; procs <= 3; procs++) {
+        begin(procs, POLICY_GO);
+        for (int64_t i = 0; i < scaled(200); i++) {
+            task *warm = host_go(step_yields, 0, NULL);
+            while (!load_seq(&warm->ended)) pause_ns(MICROSECOND);
+            for (int64_t end = nanotime() + rand_next(&rand) % (60 * MICROSECOND); nanotime() < end;)
+                cpu_relax();
+            task *a = host_go(step_meet, 0, NULL), *b = host_go(step_meet, 0, NULL);
+            while (!load_seq(&a->ended) || !load_seq(&b->ended)) pause_ns(10 * MICROSECOND);
+        }
+        host_stop();
+    }
+}
+
 /* A g that makes another and never lets go of its own P: an idle one must take it,
  * and the spinning of locked M's, which don't, must not keep others asleep. */
 static enum step step_wait_for_child(task *t, m *mp) {
@@ -384,7 +409,7 @@ static void an_idle_p_takes_what_a_hog_makes(void) {
         for (uint32_t policy = 0; policy < POLICIES; policy++) {
             begin(procs, policy);
             for (uint32_t i = 0; i < procs - 1; i++) host_go(step_locked_sleeps, 0, NULL);
-            task *t = host_go(step_wait_for_child, scaled(500), NULL);
+            task *t = host_go(step_wait_for_child, scaled(200), NULL);
             while (!load_seq(&t->ended)) pause_ns(MILLISECOND);
             store_seq(&flag, true);
             host_stop();
@@ -543,6 +568,7 @@ int main(void) {
     RUN(two_gs_wake_each_other_for_ever);
     RUN(two_gs_of_two_ms_wake_each_other_for_ever);
     RUN(a_plain_thread_starts_gs_one_by_one);
+    RUN(a_spinner_that_gives_up_leaves_nothing_behind);
     RUN(an_idle_p_takes_what_a_hog_makes);
     RUN(a_plain_thread_wakes_a_g_for_ever);
     RUN(a_waker_may_outlive_the_run);
