@@ -41,6 +41,7 @@ BRIDGE = [
     "pydump",
     "pypoll",
     "preempt",
+    "script",
     "anchor",
     "arena",
 ]
