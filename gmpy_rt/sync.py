@@ -302,15 +302,28 @@ class RWMutex:
         self._mu = Lock()
         self._readers = 0
         self._writing = False
+        self._writer: int | None = None
         self._read_queue = Waiters("read lock")
         self._write_queue = Waiters("write lock")
         self.reader = _Side(self.rlock, self.runlock)
         self.writer = _Side(self.lock, self.unlock)
 
     def __repr__(self) -> str:
-        state = "writing" if self._writing else f"{self._readers} reading"
+        state = f"{self._readers} reading"
+        if self._writing:
+            state = "writing" if self.owner is None else f"G {self.owner} writing"
         waiting = f"{len(self._read_queue)}+{len(self._write_queue)} waiting"
         return f"<gmpy_rt.RWMutex at {id(self):#x}: {state}, {waiting}>"
+
+    @property
+    def owner(self) -> int | None:
+        """The id of the G that holds it for writing; None if there's none, or it is a thread."""
+        return self._writer if self._writing else None
+
+    @property
+    def waiters(self) -> int:
+        """How many wait, for reading or writing."""
+        return len(self._read_queue) + len(self._write_queue)
 
     def rlock(self, timeout: float | None = None) -> bool:
         """Lock for reading; False after timeout seconds. Raises Cancelled."""
@@ -343,11 +356,14 @@ class RWMutex:
         with self._mu:
             if not self._writing and not self._readers:
                 self._writing = True
+                self._note_writer()
                 return True
             ticket = self._write_queue.add()
         woken = False
         try:
             woken = ticket.wait(timeout)
+            if woken:
+                self._note_writer()
             return woken
         except BaseException:
             if ticket.drop():
@@ -364,11 +380,16 @@ class RWMutex:
             if not self._writing:
                 raise RuntimeError(f"unlock of {self!r}, which nobody writes; lock() it first")
             self._writing = False
+            self._writer = None
             self._readers = self._read_queue.wake_all()
             if not self._readers:
                 self._hand_to_writer()
         finally:
             self._mu.release()
+
+    def _note_writer(self) -> None:
+        me = current_or_none()
+        self._writer = None if me is None else me.id
 
     def _hand_to_writer(self) -> None:
         self._writing = True  # before it runs
