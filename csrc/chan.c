@@ -165,11 +165,11 @@ int select_try(chan_case *cases, uint32_t n, parker *k, uint32_t *order, uint64_
     }
     if (done < 0 && k) {
         uint64_t seq = wait_begin(k);
-        for (uint32_t i = 0; i < n; i++) {
-            chan_case *cc = &cases[i];
-            if (!cc->c) continue;
+        /* In the random order, too: one channel may stand in several cases. */
+        for (uint32_t i = 0; i < live; i++) {
+            chan_case *cc = &cases[poll[i]];
             waiter_init(cc->w, k, seq);
-            cc->w->index = i;
+            cc->w->index = poll[i];
             cc->w->val = cc->sending ? cc->val : NULL;
             waitq_push(cc->sending ? &cc->c->sendq : &cc->c->recvq, cc->w);
         }
