@@ -6,6 +6,7 @@ typedef struct {
     PyObject_HEAD
     PyObject *weakrefs;
     chan c;
+    bool grows; /* try_send() makes room: under SimpleQueue */
 } PyChan;
 
 static PyTypeObject *Chan_Type;
@@ -146,8 +147,22 @@ static PyObject *chan_py_recv(PyChan *self, PyObject *const *args, Py_ssize_t na
 
 static PyObject *chan_next(PyChan *self) { return recv_value(self, NULL); }
 
+/* A channel for try_send() to always find room in. */
+static PyObject *chan_growing(PyObject *Py_UNUSED(cls), PyObject *Py_UNUSED(unused)) {
+    PyObject *self = PyObject_CallFunction((PyObject *)Chan_Type, "i", 8);
+    if (self) ((PyChan *)self)->grows = true;
+    return self;
+}
+
 static PyObject *chan_try_send(PyChan *self, PyObject *value) {
     enum chan_result r = chan_send(&self->c, Py_NewRef(value), NULL, NULL);
+    while (unlikely(r == CHAN_FULL && self->grows)) {
+        if (!chan_grow(&self->c)) {
+            Py_DECREF(value);
+            return PyErr_NoMemory();
+        }
+        r = chan_send(&self->c, value, NULL, NULL);
+    }
     if (r == CHAN_DONE) Py_RETURN_TRUE;
     Py_DECREF(value);
     if (r == CHAN_CLOSED) return closed_error("send on");
@@ -370,6 +385,7 @@ static PyMethodDef chan_methods[] = {
     {"close", (PyCFunction)chan_py_close, METH_NOARGS,
      "close()\n--\n\nNo more sends. What is in the channel can still be received; whoever waits is woken.\n\n"
      "Raises ChanClosed if it was closed already."},
+    {"_growing", chan_growing, METH_NOARGS | METH_CLASS, NULL},
     {"__class_getitem__", class_getitem, METH_O | METH_CLASS, NULL}, /* Chan[int] in annotations */
     {NULL, NULL, 0, NULL},
 };
