@@ -143,7 +143,8 @@ def _as_completed(fn: Callable[[T], R], items: Iterable[T], limit: int | None) -
 
     g = go(produce)
     try:
-        for result in results:  # not `yield from`, which closes the channel when it is left
+        # Not `yield from`, which closes the channel when it is left.
+        for result in results:  # noqa: UP028
             yield result
         g.result()
     finally:

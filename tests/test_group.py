@@ -115,17 +115,13 @@ def test_what_starts_in_a_cancelled_group_does_not_begin():
     forgotten, and the block waited for it for ever."""
     begun = []
 
-    def spawn(tg, go_on):
-        go_on.recv()
+    def cancel_all_and_spawn(tg):
+        tg.cancel()  # this G, too: at its next park
         begun.append(tg.go(begun.append, "ran"))
         rt.Chan().recv()
 
     with rt.TaskGroup() as tg:
-        go_on = rt.Chan(1)
-        g = tg.go(spawn, tg, go_on)
-        poll_until(lambda: is_parked(g))
-        go_on.send(None)  # woken, then cancelled: it goes on to its next park
-        tg.cancel()
+        tg.go(cancel_all_and_spawn, tg)
     late = begun.pop()
     assert not begun and isinstance(late.exception(PATIENCE), rt.Cancelled)
 

@@ -14,7 +14,7 @@ typedef struct PyGroup {
     PyG *live, *cancelled; /* children; `cancelled`: cancel() has been to them */
     uint64_t count;
     bool open, failed, told;
-    bool cancelling; /* cancel() was called: who comes now is cancelled, too */
+    bool cancelling;  /* cancel() was called: who comes now is cancelled, too */
     waitq q;          /* who is in wait() */
     PyObject *scope;  /* the Scope around the body, while that runs */
     PyObject *errors; /* list of exceptions */
