@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from . import _load as _load
 from ._door import Chan, Lock, Waiters
-from .sync import Condition
+from .sync import Condition, _is_negative
 
 __gmpy_atomic__ = True  # no interrupt between two bytecodes here, see preempt.c
 
@@ -82,7 +82,7 @@ class Queue(Generic[T]):
 
         timeout: seconds. Raises Full at once if not block, or after timeout; ShutDown; Cancelled.
         """
-        if block and timeout is not None and timeout < 0:
+        if block and timeout is not None and _is_negative(timeout):
             raise ValueError(f"timeout={timeout!r}: 'timeout' must be a non-negative number")
         with self.mutex:
             if self.is_shutdown:
@@ -106,7 +106,7 @@ class Queue(Generic[T]):
         timeout: seconds. Raises Empty at once if not block, or after timeout; ShutDown once the
         queue is shut down and empty; Cancelled.
         """
-        if block and timeout is not None and timeout < 0:
+        if block and timeout is not None and _is_negative(timeout):
             raise ValueError(f"timeout={timeout!r}: 'timeout' must be a non-negative number")
         with self.mutex:
             if not self._qsize():
@@ -217,7 +217,7 @@ class SimpleQueue(Generic[T]):
         """Take the oldest item out; wait while there is none. As Queue.get."""
         if not block:
             return self.get_nowait()
-        if timeout is not None and timeout < 0:
+        if timeout is not None and _is_negative(timeout):
             raise ValueError(f"timeout={timeout!r}: 'timeout' must be a non-negative number")
         try:
             return self._items.recv(timeout)

@@ -28,6 +28,16 @@ class AnyLock(Protocol):
     def release(self) -> None: ...
 
 
+def _is_negative(timeout: float) -> bool:
+    """timeout < 0. Raises TypeError for what isn't a number."""
+    try:
+        return timeout < 0
+    except TypeError:
+        raise TypeError(
+            f"timeout={timeout!r}: give a number of seconds, or None to wait for ever"
+        ) from None
+
+
 def _acquire_anyway(lock: AnyLock) -> None:
     if isinstance(lock, Lock):
         lock._acquire_anyway()
@@ -103,7 +113,9 @@ class Condition:
 
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
         """Wait until predicate() is true, at most timeout seconds; return its last value."""
-        until = None if timeout is None else time.monotonic() + timeout
+        until = None
+        if timeout is not None:
+            until = time.monotonic() + (0 if _is_negative(timeout) else timeout)
         result = predicate()
         while not result:
             left = None if until is None else until - time.monotonic()
@@ -412,7 +424,9 @@ class _Side:
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """As Lock.acquire."""
-        return self._take(None if blocking and timeout < 0 else timeout if blocking else 0)
+        if not blocking:
+            return self._take(0)
+        return self._take(None if _is_negative(timeout) else timeout)
 
     def __enter__(self) -> bool:
         return self._take(None)

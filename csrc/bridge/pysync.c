@@ -68,7 +68,12 @@ static int parse_acquire(PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
     int64_t deadline = 0;
     if (timeout) {
         double t = PyFloat_AsDouble(timeout);
-        if (t == -1.0 && PyErr_Occurred()) return -1;
+        if (t == -1.0 && PyErr_Occurred()) {
+            if (PyErr_ExceptionMatches(PyExc_TypeError))
+                PyErr_Format(PyExc_TypeError, "timeout=%R: give a number of seconds, or -1 to wait for ever",
+                             timeout);
+            return -1;
+        }
         if (t != -1.0) {
             if (!blocking) {
                 PyErr_SetString(PyExc_ValueError, "can't specify a timeout for a non-blocking call");
