@@ -175,7 +175,7 @@ def test_channels_of_a_capacity_that_is_no_number():
 
 @in_runtime
 def test_timeouts_that_are_no_numbers():
-    """Of every wait that would wait."""
+    """Every wait that would wait."""
     chan, held, wg, full = rt.Chan(), rt.Lock(), rt.WaitGroup(), queue.Queue(1)
     rlock, rw, cond = rt.RLock(), rt.RWMutex(), rt.Condition()
     held.acquire()
@@ -187,7 +187,7 @@ def test_timeouts_that_are_no_numbers():
     g = rt.go(chan.recv)
     waits = [
         (chan.recv,),
-        (chan.send, 1),
+        (rt.Chan().send, 1),  # nobody receives there
         (g.join,),
         (g.result,),
         (g.exception,),
