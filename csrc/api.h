@@ -33,6 +33,16 @@ int gmpy_policy_by_name(const char *name);
 const char *gmpy_policy_name(uint32_t policy);
 int gmpy_deadlocked(void);
 void gmpy_tune(int64_t spin_ns, int64_t steal_grace_ns);
+
+/* trace.h */
+typedef struct gmpy_trace_sum {
+    uint64_t events, lost;
+    int64_t begin, end;
+    int error, exact;
+} gmpy_trace_sum;
+int gmpy_trace_start(int fd, uint32_t limit);
+int gmpy_trace_stop(gmpy_trace_sum *out);
+const char *gmpy_trace_type(uint32_t i); /* its name; NULL: there are no more */
 /* end */
 
 #endif

@@ -19,6 +19,12 @@ void need_p(m *mp);             /* mp has a runnable g and, a moment ago, no P *
 void stopm(m *mp);              /* releases the P; returns with one, or stopping */
 void serve_token(m *mp, m *to); /* hands mp's P to the M whose token was dequeued */
 
+/* The g on mp, for traces. Its own M, or while that can't change it. */
+static inline uint64_t cur_id(m *mp) {
+    g *gp = load_relaxed(&mp->cur);
+    return gp ? gp->id : 0;
+}
+
 void check_last(void); /* tells a draining host when nothing lives any more */
 
 /* sched_stop waits until no visitor is left: for threads that make an M which it has to

@@ -71,6 +71,7 @@ static bool preempt(p *pp, m *mp, int64_t now) {
     if (!cancelled && !work_waits_for(pp) && boundq_len(&mp->bound) == 0) return false;
     if (load_acquire(&mp->hold) != HOLD_HOST || !S.ops.preempt(mp)) return false;
     count_add(&pp->stat.preempt_requests, 1);
+    if (tracing()) trace_emit_about(pp, mp, TRACE_PREEMPT, 0);
     pp->seen_at = now; /* ask again if it is still there in 10 ms */
     return true;
 }
@@ -115,6 +116,7 @@ static bool look(int64_t now, bool *soon) {
 void *sysmon_main(void *arg) {
     int64_t pause = PAUSE_MIN, next;
     uint32_t vain = 0;
+    trace_thread = TRACE_SYSMON;
     while (load_acquire(&S.running)) {
         clock_sync();
         int64_t now = nanotime();

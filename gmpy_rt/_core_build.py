@@ -26,6 +26,7 @@ CORE = [
     "sysmon",
     "chan",
     "gsync",
+    "trace",
     "api",
 ]
 BRIDGE = [
@@ -40,6 +41,7 @@ BRIDGE = [
     "pydump",
     "pypoll",
     "preempt",
+    "pytrace",
     "anchor",
     "arena",
 ]
