@@ -39,12 +39,12 @@ static struct {
     int fd;
     _Atomic uint32_t size;
     _Atomic(trace_ring *) ring[RINGS];
-    mutex shared_lock;         /* leaf: writers of ring[SHARED] */
-    _Atomic uint64_t no_ring;  /* events lost because memory is short */
+    mutex shared_lock;        /* leaf: writers of ring[SHARED] */
+    _Atomic uint64_t no_ring; /* events lost because memory is short */
     pthread_t drainer;
     _Atomic bool stopping;
     note note;
-    trace_sum sum; /* drainer's; after it has ended, trace_stop's */
+    trace_sum sum;            /* drainer's; after it has ended, trace_stop's */
     uint64_t ended[COUNTERS]; /* counters of runtimes that ended during this trace */
     uint64_t counts[SNAPSHOTS][COUNTERS];
 } T = {.control = PTHREAD_MUTEX_INITIALIZER};
@@ -92,8 +92,8 @@ static void put(trace_ring *r, const trace_rec *e) {
     }
     uint64_t lost = load_relaxed(&r->lost);
     if (unlikely(lost != r->told)) {
-        r->slot[head++ % TRACE_RING] = (trace_rec){
-            .when = e->when, .arg = lost - r->told, .p = e->p, .m = e->m, .type = TRACE_LOST};
+        r->slot[head++ % TRACE_RING] =
+            (trace_rec){.when = e->when, .arg = lost - r->told, .p = e->p, .m = e->m, .type = TRACE_LOST};
         r->told = lost;
     }
     r->slot[head % TRACE_RING] = *e;

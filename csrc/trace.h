@@ -44,7 +44,7 @@
     X(PARK)   /* arg: enum wait_reason */                                                                    \
     X(YIELD)  /* arg: 1 if it was preempted */                                                               \
     X(END)                                                                                                   \
-    X(NAME) /* arg: number of its name */                                                                    \
+    X(NAME) /* arg: number of its name; seq: 1 if it was given to it, 0 if it is its function's */           \
     /* calls that block */                                                                                   \
     X(SYSCALL)      /* declares one */                                                                       \
     X(SYSCALL_EXIT) /* comes back with its P */                                                              \

@@ -128,7 +128,7 @@ PyObject *go_in_group(struct PyGroup *group, PyObject *const *args, Py_ssize_t n
 int pygroup_init(PyObject *module);
 int pydump_init(PyObject *module);
 /* Traces (pytrace.c): only while one is on. */
-uint32_t trace_name_of(PyObject *fn);            /* the number of its name */
+uint32_t trace_name_of(PyObject *fn);          /* the number of its name */
 void trace_renamed(PyG *self, PyObject *name); /* self has another name now */
 int pytrace_init(PyObject *module);
 int pypoll_init(PyObject *module);

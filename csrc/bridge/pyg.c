@@ -120,7 +120,7 @@ PyObject *go_in_group(struct PyGroup *group, PyObject *const *args, Py_ssize_t n
     }
     m *mp = sched_self;
     if (unlikely(load_relaxed(&nblockers))) self->gp->solo = is_blocker(self->fn);
-    Py_INCREF(self); /* the runtime's reference, until it has ended */
+    Py_INCREF(self);                                         /* the runtime's reference, until it has ended */
     uint32_t name = tracing() ? trace_name_of(self->fn) : 0; /* once it runs, fn isn't ours */
     if (mp) sched_enter(mp);
     sched_go(self->gp);

@@ -50,7 +50,7 @@ uint32_t trace_name_of(PyObject *fn) {
     return number;
 }
 
-void trace_renamed(PyG *self, PyObject *name) { trace_event(TRACE_NAME, self->gp->id, number_of(name)); }
+void trace_renamed(PyG *self, PyObject *name) { trace_emit(TRACE_NAME, self->gp->id, 1, number_of(name), 0); }
 
 /* ---------------------------------------------------------------- G's that lived before */
 
@@ -163,5 +163,13 @@ static PyMethodDef methods[] = {
 
 int pytrace_init(PyObject *module) {
     names = PyDict_New();
-    return names ? PyModule_AddFunctions(module, methods) : -1;
+    PyObject *reasons = PyTuple_New(WAIT_REASONS);
+    for (int i = 0; reasons && i < WAIT_REASONS; i++) {
+        PyObject *reason = PyUnicode_FromString(wait_reasons[i]);
+        if (!reason) return -1;
+        PyTuple_SET_ITEM(reasons, i, reason);
+    }
+    if (!names || !reasons || PyModule_AddObjectRef(module, "wait_reasons", reasons) < 0) return -1;
+    Py_DECREF(reasons);
+    return PyModule_AddFunctions(module, methods);
 }
