@@ -61,6 +61,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="for ui.perfetto.dev; compressed if it ends in .gz; default: trace.json",
     )
+    trace.add_argument(
+        "--run",
+        action="store_true",
+        help="the script's code is the main G, as with gmpy-rt run; the options for P's imply it",
+    )
     trace.add_argument("--check", type=Path, metavar="FILE", help="check a trace instead")
     trace.add_argument("script", type=Path, nargs="?")
     trace.add_argument("args", nargs=argparse.REMAINDER, help="the script's own arguments")
@@ -119,13 +124,24 @@ def _run(args: argparse.Namespace) -> int:
     from . import run
     from .procs import check_procs
 
-    script: Path = args.script
     try:
         if args.procs is not None:
             check_procs(args.procs, "--procs")
-        source = script.read_bytes()
     except ValueError as problem:
         raise CommandError(str(problem)) from problem
+    code, namespace = _load_script(args)
+    ending = run(
+        _script_g, code, namespace, procs=args.procs, affinity=args.affinity, policy=args.policy
+    )
+    if ending is not None:
+        raise ending
+    return 0
+
+
+def _load_script(args: argparse.Namespace) -> tuple[CodeType, dict[str, Any]]:
+    script: Path = args.script
+    try:
+        source = script.read_bytes()
     except OSError as problem:
         raise CommandError(f"can't read {script}: {problem.strerror}") from problem
     # What `python script.py` does before it runs the first line.
@@ -135,13 +151,7 @@ def _run(args: argparse.Namespace) -> int:
     module.__file__ = str(script)
     module.__builtins__ = __builtins__  # type: ignore[attr-defined]
     sys.modules["__main__"] = module
-    code = compile(source, str(script), "exec")
-    ending = run(
-        _script_g, code, vars(module), procs=args.procs, affinity=args.affinity, policy=args.policy
-    )
-    if ending is not None:
-        raise ending
-    return 0
+    return compile(source, str(script), "exec"), vars(module)
 
 
 def _trace(args: argparse.Namespace) -> int:
@@ -156,7 +166,10 @@ def _trace(args: argparse.Namespace) -> int:
     except OSError as problem:
         raise CommandError(f"can't write {args.output}: {problem.strerror}") from problem
     try:
-        return _run(args)
+        if args.run or args.procs or args.affinity or args.policy:
+            return _run(args)
+        exec(*_load_script(args))
+        return 0
     finally:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # told below

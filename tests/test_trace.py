@@ -24,6 +24,7 @@ from support import (
     sees_blocking,
     spin_until,
 )
+from test_cli import gmpy_rt as command
 
 import gmpy_rt as rt
 from gmpy_rt import _door, socket, trace
@@ -711,3 +712,49 @@ def test_the_check_reads_lists_and_objects_of_others(tmp_path):
     path.write_text('{"no": "trace"}')
     with pytest.raises(ValueError, match="traceEvents"):
         check(path)
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_the_command_runs_a_script_and_writes_its_trace(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import gmpy_rt, sys\n"
+        "print(sys.argv[1:], gmpy_rt.gomaxprocs(), gmpy_rt.go(lambda: 42).result())\n"
+        "sys.exit(3)\n"
+    )
+    out = tmp_path / "out.json"
+    # As gmpy-rt run does; without an option for P's, as python does.
+    done = command("trace", "--procs", "1", "-o", str(out), str(script), "a", "-o", "b")
+    assert (done.returncode, done.stdout) == (3, "['a', '-o', 'b'] 1 42\n")
+    assert re.search(rf"\d+ events in \d+\.\d s; open {out} in ui\.perfetto\.dev", done.stderr)
+    assert read(out).report.counted["created"] == 2
+    done = command("trace", "--check", str(out))
+    assert done.returncode == 0 and done.stdout.endswith(": ok\n")
+    script.write_text(
+        "import gmpy_rt, sys\n"
+        "gmpy_rt.run(lambda: gmpy_rt.go(print, __name__, sys.argv[1:]).join(), procs=1)\n"
+        "sys.exit(4)\n"
+    )
+    done = command("trace", "-o", str(out), str(script), "a")
+    assert (done.returncode, done.stdout) == (4, "__main__ ['a']\n")
+    assert read(out).report.counted["created"] == 2
+
+
+def test_the_command_says_what_is_wrong(tmp_path):
+    bad = tmp_path / "bad.json"
+    bad.write_text('[{"ph": "B", "name": "a", "pid": 1, "tid": 1, "ts": 1}]')
+    done = command("trace", "--check", str(bad))
+    assert done.returncode == 1 and "begins and doesn't end" in done.stdout
+    bad.write_text("no JSON")
+    for words, says in [
+        (["--check", str(bad)], f"{bad} is no trace"),
+        (["--check", str(tmp_path / "none")], "can't read"),
+        ([], "which script"),
+        (["-o", str(tmp_path / "no" / "t.json"), str(bad)], "can't write"),
+        (["-o", str(tmp_path / "t.json"), str(tmp_path / "none.py")], "can't read"),
+    ]:
+        done = command("trace", *words)
+        assert done.returncode == 2 and done.stderr.startswith("gmpy-rt trace: "), done
+        assert says in done.stderr
