@@ -4,8 +4,9 @@
 
 One server for each number of P's. Each round loads it twice, without and with a trace, in
 changing order, and compares the two halves of a round, so that what else the machine does hits
-both alike; on a busy machine look at the CPU time of the server for a request, drainer included,
-rather than at the throughput. Exit code 1 if the median share that is left is below --least.
+both alike. On a busy machine look at the CPU time of the server for a request, the thread that
+writes included, rather than at the throughput. The last trace is checked. Exit code 1 if the
+median share that is left is below --least.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ def measure(procs: int, rounds: int, seconds: float) -> float:
     """Print a line about it; return the share of the throughput that is left with a trace."""
     from bench.registry import load_generator, run_load
     from bench.store import Store, default_folder
+    from gmpy_rt._trace_check import check
 
     program = load_generator(Store(default_folder()))
 
@@ -120,15 +122,20 @@ def measure(procs: int, rounds: int, seconds: float) -> float:
                     answer = to.say("stop")
                     events += answer["events"]
                     lost += answer["lost"]
+        checked = check(Path(folder, "trace.json"))
+        if checked.wrong:
+            raise SystemExit(f"{procs} P: the last trace is wrong: {checked}")
     shares = [on / off for off, on in zip(rates[False], rates[True], strict=True)]
     share = statistics.median(shares)
     off, on = (statistics.median(rates[which]) / 1000 for which in (False, True))
     dearer = statistics.median(b / a for a, b in zip(cpus[False], cpus[True], strict=True))
     cpu_off, cpu_on = (statistics.median(cpus[which]) for which in (False, True))
+    least_off, least_on = (min(cpus[which]) for which in (False, True))
     print(
         f"{procs} P: {off:.1f} k/s off, {on:.1f} k/s on: {100 * (1 - share):.1f} % less "
         f"({100 * (1 - max(shares)):.1f} to {100 * (1 - min(shares)):.1f}); "
         f"CPU a request {cpu_off:.2f} us off, {cpu_on:.2f} us on: {100 * (dearer - 1):.1f} % more; "
+        f"at the least {least_off:.2f} and {least_on:.2f} us; "
         f"{events / requests:.1f} events a request, {lost} lost",
         flush=True,
     )
