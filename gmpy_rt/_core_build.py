@@ -42,6 +42,7 @@ BRIDGE = [
     "pypoll",
     "preempt",
     "pytrace",
+    "script",
     "anchor",
     "arena",
 ]
