@@ -90,3 +90,19 @@ void gmpy_tune(int64_t spin_ns, int64_t steal_grace_ns) {
     if (spin_ns >= 0) store_relaxed(&S.spin_ns, spin_ns);
     if (steal_grace_ns >= 0) store_relaxed(&S.steal_grace_ns, steal_grace_ns);
 }
+
+int gmpy_trace_start(int fd, uint32_t limit) { return trace_start(fd, limit); }
+
+int gmpy_trace_stop(gmpy_trace_sum *out) {
+    trace_sum sum;
+    int err = trace_stop(&sum);
+    if (!err) *out = (gmpy_trace_sum){sum.events, sum.lost, sum.begin, sum.end, sum.error, sum.exact};
+    return err;
+}
+
+const char *gmpy_trace_type(uint32_t i) {
+#define X(name) #name,
+    static const char *const types[] = {TRACE_TYPES(X)};
+#undef X
+    return i < TRACE_TYPE_COUNT ? types[i] : NULL;
+}

@@ -57,6 +57,16 @@ void gmpy_tune(int64_t spin_ns, int64_t steal_grace_ns);
 void gmpy_hunger_look(gmpy_hunger *h);
 int64_t gmpy_slice(int64_t ns);
 void gmpy_preempt_now(void);
+
+/* trace.h */
+typedef struct gmpy_trace_sum {
+    uint64_t events, lost;
+    int64_t begin, end;
+    int error, exact;
+} gmpy_trace_sum;
+int gmpy_trace_start(int fd, uint32_t limit);
+int gmpy_trace_stop(gmpy_trace_sum *out);
+const char *gmpy_trace_type(uint32_t i); /* its name; NULL: there are no more */
 /* end */
 
 #endif

@@ -61,6 +61,7 @@ struct g {
     bool latency;             /* of the latency class: see scheduler.h, reserved P's */
     bool blocked;             /* blocked its M for long, undeclared. Written by its M */
     _Atomic bool cancel;      /* somebody wants the next wait to end with WAKE_CANCEL */
+    uint16_t trace_seq;       /* see trace.h. Written by who makes it runnable */
     parker parker;
     waiter waiter; /* for waits on one thing at a time */
     timer timer;   /* the deadline of the wait under way */

@@ -132,6 +132,7 @@ static void take_p(m *mp, p *pp) {
     store_seq(&mp->p, pp);
     mp->lastp = pp;
     mp->p_since = nanotime();
+    trace_event(TRACE_P_START, 0, 0);
     if (load_seq(&S.sysmon_asleep)) sysmon_wake();
 }
 
@@ -358,6 +359,7 @@ static bool drop_spinning(m *mp) {
  * or the scheduler is stopping (p == NULL). */
 void stopm(m *mp, bool leave) {
     p *pp = load_relaxed(&mp->p);
+    trace_event(TRACE_P_STOP, 0, 0);
     mutex_lock(&S.lock);
     mp->state = M_IDLE;
     store_seq(&mp->p, NULL);
@@ -414,6 +416,8 @@ void serve_token(m *mp, m *to) {
         return;
     }
     count_add(&pp->stat.tokens, 1);
+    trace_event(TRACE_TOKEN, 0, to->id);
+    trace_event(TRACE_P_STOP, 0, 0);
     mp->state = M_IDLE;
     store_seq(&mp->p, NULL);
     bool spinning = drop_spinning(mp);
@@ -436,7 +440,7 @@ bool sched_blocked_long(m *mp) {
            nanotime() - load_relaxed(&mp->nop_since) > SOLO_AFTER;
 }
 
-p *sched_reacquire(m *mp) {
+static p *reacquire(m *mp) {
     g *gp = load_relaxed(&mp->cur);
     if (gp && load_relaxed(&mp->nop_undeclared) && nanotime() - load_relaxed(&mp->nop_since) > SOLO_AFTER)
         gp->blocked = true;
@@ -449,9 +453,17 @@ p *sched_reacquire(m *mp) {
     else
         queue_token(mp);
     mutex_unlock(&S.lock);
+    trace_event(TRACE_RETURN, cur_id(mp), 0);
     S.ops.detach(mp);
     while (!load_relaxed(&mp->p) && !load_relaxed(&S.stopping)) sleep_until_given(mp);
     S.ops.attach(mp);
+    trace_event(TRACE_RESUME, cur_id(mp), 0);
+    return load_relaxed(&mp->p);
+}
+
+p *sched_came_back(m *mp, uint32_t hold) {
+    if (hold == HOLD_TAKEN) return reacquire(mp);
+    trace_event(TRACE_SYSCALL_EXIT, cur_id(mp), 0);
     return load_relaxed(&mp->p);
 }
 
@@ -469,6 +481,7 @@ p *sched_retake(m *mp, p *pp, uint32_t from) {
         pp = load_seq(&mp->p); /* stands still now: a core that is entered waits for the lock */
         assert(pp && mp->state == M_RUN);
         mp->state = M_NOP;
+        if (tracing()) trace_emit_owner(pp, mp, TRACE_RETAKE, cur_id(mp), from == HOLD_SYSCALL);
         store_seq(&mp->p, NULL);
         atomic_fetch_add(&S.nnop, 1);
     } else

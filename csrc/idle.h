@@ -27,6 +27,11 @@ void give_away(p *pp); /* what waits in its runq, to all; the caller owns it */
 
 /* Who looks for work of mp's class, awake, so that a submitter needn't wake anybody. */
 static inline _Atomic uint32_t *spinners(m *mp) { return mp->latency ? &S.nspinningl : &S.nspinning; }
+/* The g on mp, for traces. Its own M, or while that can't change it. */
+static inline uint64_t cur_id(m *mp) {
+    g *gp = load_relaxed(&mp->cur);
+    return gp ? gp->id : 0;
+}
 
 void check_last(void); /* tells a draining host when nothing lives any more */
 

@@ -100,6 +100,7 @@ uint32_t sched_set_procs(uint32_t n) {
         if (i >= n && status == P_IDLE) pidle_put(pidle_get(pp, false));
     }
     store_seq(&S.procs, n);
+    trace_event(TRACE_PROCS, 0, n);
     mutex_unlock(&S.lock);
     sysmon_wake();
     /* More P's: give them to M's that wait for one, and to whoever finds work. */
@@ -172,6 +173,7 @@ void sched_stop(void) {
     store_release(&S.running, false);
     sysmon_wake();
     pthread_join(S.sysmon_thread, NULL);
+    trace_runtime_ends();
     for (uint32_t i = 0; i < nm; i++) {
         m *mp = load_relaxed(&S.allm[i]);
         if (mp) free(load_relaxed(&mp->host));
@@ -188,6 +190,7 @@ void sched_stop(void) {
     uint64_t next_id = load_relaxed(&S.next_id);
     S = (sched){.idlep = NULL};
     store_relaxed(&S.next_id, next_id);
+    trace_runtime_ended();
 }
 
 void sched_after_fork(void) {
@@ -195,6 +198,7 @@ void sched_after_fork(void) {
      * in any state. */
     netpoll_fini();
     g_after_fork();
+    trace_after_fork();
     S = (sched){.idlep = NULL};
     store_relaxed(&S.next_id, 1);
     sched_self = NULL;

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "g.h"
+#include "trace.h"
 
 enum { CHUNK_PD = 256, MAX_CHUNKS = 1 << 14, BATCH = 128 };
 enum { IN_LINE = 0, SLEEPS = 1 }; /* waiter.index: where it waits */
@@ -269,6 +270,7 @@ int netpoll(int64_t deadline) {
         } else
             woken += dispatch(&events[i]);
     }
+    if (woken) trace_event(TRACE_NETPOLL, 0, woken);
     return woken;
 }
 

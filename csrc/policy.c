@@ -43,6 +43,7 @@ static g *rob(p *pp, uint32_t victim, bool *too_young) {
     if (!gp) return NULL;
     count_add(&pp->stat.steals, 1);
     count_add(&pp->stat.stolen, n);
+    trace_event(TRACE_STEAL, gp->id, (uint64_t)victim << 32 | n);
     pp->last_victim = victim;
     return gp;
 }

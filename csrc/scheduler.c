@@ -24,6 +24,7 @@ static const int64_t SPREAD_PATIENCE = 1 * MILLISECOND;
 void sched_ready(g *gp) {
     m *mp = load_relaxed(&gp->m), *self = sched_self;
     store_relaxed(&gp->ready_at, nanotime());
+    trace_runnable(TRACE_READY, gp, trace_who());
     g_move(gp, G_WAITING, G_RUNNABLE);
     if (mp == self) { /* it looks at its queue before it sleeps */
         boundq_push_own(&mp->bound, gp);
@@ -56,6 +57,7 @@ void sched_go(g *gp) {
         }
         gp->id = mp->next_id++;
         count_add(&pp->stat.created, 1);
+        trace_runnable(TRACE_CREATE, gp, cur_id(mp));
         if (unlikely(latency || mp->latency)) /* its P's runq isn't for either */
             globq_put_one(to, &gp->link);
         else
@@ -64,6 +66,7 @@ void sched_go(g *gp) {
         gp->id = atomic_fetch_add(&S.next_id, ID_BATCH);
         visit();
         atomic_fetch_add(&S.created_outside, 1);
+        trace_runnable(TRACE_CREATE, gp, mp ? cur_id(mp) : trace_who());
         globq_put_one(to, &gp->link);
     }
     atomic_thread_fence(memory_order_seq_cst); /* queue before nidlep: see scheduler.h, sleeping */
@@ -76,6 +79,7 @@ void sched_go(g *gp) {
 
 void sched_yield_g(m *mp, g *gp, int64_t now) {
     store_relaxed(&gp->ready_at, now);
+    trace_runnable(TRACE_YIELD, gp, mp->yield_to_global);
     g_move(gp, G_RUNNING, G_RUNNABLE);
     boundq_push_own(&mp->bound, gp);
 }
@@ -85,6 +89,7 @@ void sched_end(m *mp, g *gp) {
     g_move(gp, G_DEAD, G_IDLE);
     count_add(&mp->pinned, -1);
     count_add(&load_relaxed(&mp->p)->stat.ended, 1);
+    trace_event(TRACE_END, gp->id, 0);
     if (unlikely(load_relaxed(&S.draining))) check_last();
 }
 
@@ -148,6 +153,7 @@ static g *start(m *mp, p *pp, g *gp, int64_t now) {
     g_move(gp, G_RUNNABLE, G_RUNNING);
     hist_add(&pp->stat.latency, now - load_relaxed(&gp->ready_at));
     count_add(&pp->stat.schedtick, 1);
+    trace_run(gp);
     store_relaxed(&pp->slice_since, now);
     if (mp->spinning) {
         mp->spinning = false;
@@ -327,7 +333,9 @@ static g *find_runnable(m *mp, p *pp, int64_t *now) {
         sched_run_timers(*now);
         return NULL;
     }
+    trace_event(TRACE_SPIN, 0, 0);
     gp = spin(mp, pp);
+    trace_event(TRACE_SPIN_END, 0, gp != NULL);
     *now = nanotime();
     if (!gp && !boundq_len(&mp->bound)) stopm(mp, mp->no_fresh || mp->latency != load_relaxed(&pp->reserved));
     return gp;

@@ -45,6 +45,7 @@
 #include "runq.h"
 #include "stat.h"
 #include "timer.h"
+#include "trace.h"
 
 enum { MAX_P = 256, MAX_M = 4096 };
 
@@ -183,11 +184,11 @@ bool sched_deadlocked(void);
 bool sched_all_idle(void); /* no P runs, and no M came off its P */
 
 /* ---- the core's door: an M calls these around everything below. */
-p *sched_reacquire(m *mp); /* the slow half of enter: waits for a P */
+p *sched_came_back(m *mp, uint32_t hold); /* the slow half of enter: after a declared call or without a P */
 static inline p *sched_enter(m *mp) {
     count_add(&mp->entries, 1);
-    if (unlikely(atomic_exchange_explicit(&mp->hold, HOLD_CORE, memory_order_acquire) == HOLD_TAKEN))
-        return sched_reacquire(mp);
+    uint32_t hold = atomic_exchange_explicit(&mp->hold, HOLD_CORE, memory_order_acquire);
+    if (unlikely(hold >= HOLD_SYSCALL)) return sched_came_back(mp, hold);
     return load_relaxed(&mp->p);
 }
 static inline void sched_leave(m *mp) { store_release(&mp->hold, HOLD_HOST); }
@@ -196,6 +197,7 @@ static inline void sched_leave(m *mp) { store_release(&mp->hold, HOLD_HOST); }
  * declared, and HOLD_TAKEN must stay. */
 static inline void sched_syscall(m *mp) {
     uint32_t host = HOLD_HOST;
+    trace_event(TRACE_SYSCALL, trace_who(), 0);
     atomic_compare_exchange_strong_explicit(&mp->hold, &host, HOLD_SYSCALL, memory_order_release,
                                             memory_order_relaxed);
 }

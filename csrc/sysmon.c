@@ -80,6 +80,7 @@ static void preempt(p *pp, m *mp, int64_t now, int64_t slice, int64_t *until) {
     }
     if (load_acquire(&mp->hold) != HOLD_HOST || !S.ops.preempt(mp)) return;
     count_add(&pp->stat.preempt_requests, 1);
+    if (tracing()) trace_emit_about(pp, mp, TRACE_PREEMPT, 0);
     pp->preempt_asked_at = now;
     look_again_at(now + slice, until);
 }
@@ -130,6 +131,7 @@ static bool look(int64_t now, int64_t *until) {
 void *sysmon_main(void *arg) {
     int64_t pause = PAUSE_MIN;
     uint32_t vain = 0;
+    trace_thread = TRACE_SYSMON;
     while (load_acquire(&S.running)) {
         clock_sync();
         int64_t now = nanotime();

@@ -2,6 +2,9 @@
 
 #include <stdlib.h>
 
+#include "g.h"
+#include "trace.h"
+
 void timers_init(timers *h) {
     *h = (timers){.at = NULL};
     store_relaxed(&h->next, INT64_MAX);
@@ -120,6 +123,7 @@ int timers_run(timers *h, int64_t now) {
          * outlives every timer that names it. */
         mutex_unlock(&h->lock);
         if (k && parker_claim(k, seq, WAKE_TIMEOUT)) fired = k;
+        trace_event(TRACE_TIMER, fired && fired->g ? fired->g->id : 0, late > 0 ? late : 0);
         if (fired) {
             parker_unpark(fired);
             woken++;

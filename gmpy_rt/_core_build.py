@@ -26,6 +26,7 @@ CORE = [
     "sysmon",
     "chan",
     "gsync",
+    "trace",
     "api",
     "hunger",
 ]
@@ -41,6 +42,7 @@ BRIDGE = [
     "pydump",
     "pypoll",
     "preempt",
+    "pytrace",
     "script",
     "anchor",
     "arena",

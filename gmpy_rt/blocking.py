@@ -53,6 +53,15 @@ def blocking(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
     """
     if _door.current_or_none() is None:
         return fn(*args, **kwargs)
+    if not _door.tracing():
+        return _on_pool(fn, args, kwargs)
+    from . import trace
+
+    with trace.blocking_region(getattr(fn, "__qualname__", type(fn).__name__)):
+        return _on_pool(fn, args, kwargs)
+
+
+def _on_pool(fn: Callable[..., T], args: Any, kwargs: Any) -> T:
     done = _door.Waiters("blocking call")
     ticket = done.add()
     _door.external(1)

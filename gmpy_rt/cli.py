@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -45,20 +46,44 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(command=_demo)
 
     run = commands.add_parser("run", help="run a script's code as the main G")
-    run.add_argument("--procs", type=int, help="P's; default: the CPUs of this process")
-    run.add_argument(
-        "--affinity", type=_affinity, metavar="spread|CPU,CPU...", help="pin the threads"
-    )
-    run.add_argument("--policy", help="how P's without work look for it")
+    _script_options(run)
     run.add_argument("script", type=Path)
     run.add_argument("args", nargs=argparse.REMAINDER, help="the script's own arguments")
     run.set_defaults(command=_run)
+
+    trace = commands.add_parser("trace", help="run a script and write what the scheduler did")
+    _script_options(trace)
+    trace.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("trace.json"),
+        metavar="FILE",
+        help="for ui.perfetto.dev; compressed if it ends in .gz; default: trace.json",
+    )
+    trace.add_argument(
+        "--run",
+        action="store_true",
+        help="the script's code is the main G, as with gmpy-rt run; the options for P's imply it",
+    )
+    trace.add_argument("--check", type=Path, metavar="FILE", help="check a trace instead")
+    trace.add_argument("script", type=Path, nargs="?")
+    trace.add_argument("args", nargs=argparse.REMAINDER, help="the script's own arguments")
+    trace.set_defaults(command=_trace)
 
     commands.add_parser("bench", help="compare with other runtimes (in a checkout)")
 
     info = commands.add_parser("info", help="what the runtime finds on this machine")
     info.set_defaults(command=_info)
     return parser
+
+
+def _script_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--procs", type=int, help="P's; default: the CPUs of this process")
+    parser.add_argument(
+        "--affinity", type=_affinity, metavar="spread|CPU,CPU...", help="pin the threads"
+    )
+    parser.add_argument("--policy", help="how P's without work look for it")
 
 
 def _seconds(text: str) -> float:
@@ -99,13 +124,24 @@ def _run(args: argparse.Namespace) -> int:
     from . import run
     from .procs import check_procs
 
-    script: Path = args.script
     try:
         if args.procs is not None:
             check_procs(args.procs, "--procs")
-        source = script.read_bytes()
     except ValueError as problem:
         raise CommandError(str(problem)) from problem
+    code, namespace = _load_script(args)
+    ending = run(
+        _script_g, code, namespace, procs=args.procs, affinity=args.affinity, policy=args.policy
+    )
+    if ending is not None:
+        raise ending
+    return 0
+
+
+def _load_script(args: argparse.Namespace) -> tuple[CodeType, dict[str, Any]]:
+    script: Path = args.script
+    try:
+        source = script.read_bytes()
     except OSError as problem:
         raise CommandError(f"can't read {script}: {problem.strerror}") from problem
     # What `python script.py` does before it runs the first line.
@@ -115,13 +151,48 @@ def _run(args: argparse.Namespace) -> int:
     module.__file__ = str(script)
     module.__builtins__ = __builtins__  # type: ignore[attr-defined]
     sys.modules["__main__"] = module
-    code = compile(source, str(script), "exec")
-    ending = run(
-        _script_g, code, vars(module), procs=args.procs, affinity=args.affinity, policy=args.policy
-    )
-    if ending is not None:
-        raise ending
-    return 0
+    return compile(source, str(script), "exec"), vars(module)
+
+
+def _trace(args: argparse.Namespace) -> int:
+    if args.check is not None:
+        return _check_trace(args.check)
+    if args.script is None:
+        raise CommandError("which script? Or --check FILE to check a trace")
+    from . import trace
+
+    try:
+        traced = trace.start(args.output)
+    except OSError as problem:
+        raise CommandError(f"can't write {args.output}: {problem.strerror}") from problem
+    try:
+        if args.run or args.procs or args.affinity or args.policy:
+            return _run(args)
+        exec(*_load_script(args))
+        return 0
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # told below
+            trace.stop()
+        lost = f", {traced.lost} lost" if traced.lost else ""
+        print(
+            f"gmpy-rt trace: {traced.events} events in {traced.seconds:.1f} s{lost}; "
+            f"open {args.output} in ui.perfetto.dev",
+            file=sys.stderr,
+        )
+
+
+def _check_trace(path: Path) -> int:
+    from ._trace_check import check
+
+    try:
+        report = check(path)
+    except OSError as problem:
+        raise CommandError(f"can't read {path}: {problem.strerror or problem}") from problem
+    except ValueError as problem:
+        raise CommandError(f"{path} is no trace: {problem}") from problem
+    print(report)
+    return 1 if report.wrong else 0
 
 
 def _script_g(code: CodeType, namespace: dict[str, Any]) -> SystemExit | None:

@@ -130,6 +130,10 @@ void group_child_ended(PyG *child);
 PyObject *go_in_group(struct PyGroup *group, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 int pygroup_init(PyObject *module);
 int pydump_init(PyObject *module);
+/* Traces (pytrace.c): only while one is on. */
+uint32_t trace_name_of(PyObject *fn);          /* the number of its name */
+void trace_renamed(PyG *self, PyObject *name); /* self has another name now */
+int pytrace_init(PyObject *module);
 int pypoll_init(PyObject *module);
 int preempt_init(PyObject *module);
 /* At the safe point that sysmon asked for: yields, or sees to an interrupt. */

@@ -139,10 +139,12 @@ PyObject *go_in_group(struct PyGroup *group, PyObject *const *args, Py_ssize_t n
     m *mp = sched_self;
     if (unlikely(load_relaxed(&nblockers))) self->gp->solo = is_blocker(self->fn);
     if (unlikely(load_relaxed(&classes))) self->gp->latency = self->go_latency = *go_class();
-    Py_INCREF(self); /* the runtime's reference, until it has ended */
+    Py_INCREF(self);                                         /* the runtime's reference, until it has ended */
+    uint32_t name = tracing() ? trace_name_of(self->fn) : 0; /* once it runs, fn isn't ours */
     if (mp) sched_enter(mp);
     sched_go(self->gp);
     if (mp) sched_leave(mp);
+    if (unlikely(name)) trace_event(TRACE_NAME, self->gp->id, name);
     return (PyObject *)self;
 }
 
@@ -445,6 +447,7 @@ static int g_set_name(PyG *self, PyObject *value, void *Py_UNUSED(closure)) {
     Py_BEGIN_CRITICAL_SECTION(self);
     Py_XSETREF(self->name, Py_NewRef(value));
     Py_END_CRITICAL_SECTION();
+    if (tracing()) trace_renamed(self, value);
     return 0;
 }
 

@@ -155,6 +155,7 @@ int park(seat *s, int64_t deadline, uint8_t reason) {
         } else
             sched_timer_added(deadline);
     }
+    trace_park(gp, reason, now);
     int r = schedule(mp, gp, now);
     if (deadline) timer_remove(&gp->timer);
     store_relaxed(&gp->reason, WAIT_NONE);

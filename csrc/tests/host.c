@@ -56,6 +56,7 @@ static void run_step(m *mp, g *gp) {
                              load_relaxed(&gp->parker.word) >> 2));
             sched_timer_added(t->deadline);
         }
+        trace_park(gp, load_relaxed(&gp->reason), 0);
         store_seq(&t->running, 0);
         break;
     case STEP_YIELD:

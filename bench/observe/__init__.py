@@ -1,0 +1,1 @@
+"""What gmpy_rt's instruments cost: one script each."""

@@ -1,0 +1,175 @@
+/* pytrace.c: names for the trace. The core's events carry numbers; here is the table that says
+ * which string each number is: entry functions of G's, names that G's were given, regions,
+ * messages. gmpy_rt/trace.py starts and stops, through cffi. */
+#include "bridge.h"
+
+#ifdef Py_GIL_DISABLED
+extern void _PyEval_StopTheWorld(PyInterpreterState *interp);
+extern void _PyEval_StartTheWorld(PyInterpreterState *interp);
+#endif
+
+/* A message may be new each time: beyond so many strings they are FULL. */
+enum { MAX_NAMES = 1 << 20, FULL = 1 };
+
+static PyObject *names; /* str -> int; grows only, so that nobody has to wait for readers */
+static _Atomic uint32_t next_name = FULL + 1;
+
+/* The number of a string; 0 without a name or memory. */
+static uint32_t number_of(PyObject *name) {
+    if (!name) {
+        PyErr_Clear();
+        return 0;
+    }
+    PyObject *known = PyDict_GetItemWithError(names, name); /* borrowed: nothing is ever taken out */
+    if (!known) {
+        if (PyErr_Occurred() || load_relaxed(&next_name) >= MAX_NAMES) {
+            PyErr_Clear();
+            return FULL;
+        }
+        /* Two threads may both come here: the first one's number counts, the other isn't used. */
+        PyObject *fresh = PyLong_FromUnsignedLong(atomic_fetch_add(&next_name, 1));
+        known = fresh ? PyDict_SetDefault(names, name, fresh) : NULL;
+        Py_XDECREF(fresh);
+        if (!known) {
+            PyErr_Clear();
+            return 0;
+        }
+    }
+    return (uint32_t)PyLong_AsUnsignedLong(known);
+}
+
+uint32_t trace_name_of(PyObject *fn) {
+    if (PyMethod_Check(fn)) fn = PyMethod_GET_FUNCTION(fn);
+    PyObject *name = PyObject_GetAttrString(fn, "__qualname__");
+    if (!name || !PyUnicode_Check(name)) {
+        PyErr_Clear();
+        Py_XSETREF(name, PyUnicode_FromString(Py_TYPE(fn)->tp_name));
+    }
+    uint32_t number = number_of(name);
+    Py_XDECREF(name);
+    return number;
+}
+
+void trace_renamed(PyG *self, PyObject *name) { trace_emit(TRACE_NAME, self->gp->id, 1, number_of(name), 0); }
+
+/* ---------------------------------------------------------------- G's that lived before */
+
+typedef struct {
+    PyG *g;
+    PyObject *fn;
+    bool runnable;
+} living;
+
+static uint32_t find_living(living *all, uint32_t max) {
+    uint32_t n = 0, slots = g_slots();
+#ifdef Py_GIL_DISABLED
+    /* Another M may be at the end of a G and drop its function just now. As in pydump.c:
+     * nothing is allocated or locked meanwhile. */
+    PyInterpreterState *interp = PyInterpreterState_Get();
+    _PyEval_StopTheWorld(interp);
+#endif
+    for (uint32_t i = 0; i < slots && n < max; i++) {
+        g *gp = g_at(i);
+        PyG *self = gp->host;
+        uint32_t status = g_status(gp);
+        if (status == G_IDLE || !self) continue;
+        all[n].g = (PyG *)Py_NewRef((PyObject *)self);
+        all[n].fn = Py_XNewRef(self->fn);
+        all[n++].runnable = status == G_RUNNABLE;
+    }
+#ifdef Py_GIL_DISABLED
+    _PyEval_StartTheWorld(interp);
+#endif
+    return n;
+}
+
+/* trace_living() -> [(id, name, runnable), ...] */
+static PyObject *door_trace_living(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
+    uint32_t max = g_slots();
+    living *all = malloc((max + 1) * sizeof *all);
+    if (!all) return PyErr_NoMemory();
+    uint32_t n = find_living(all, max);
+    PyObject *list = PyList_New(n);
+    for (uint32_t i = 0; i < n; i++) {
+        PyG *self = all[i].g;
+        PyObject *name = NULL, *one = NULL;
+        Py_BEGIN_CRITICAL_SECTION(self);
+        name = Py_XNewRef(self->name);
+        Py_END_CRITICAL_SECTION();
+        if (!name && all[i].fn) name = PyObject_GetAttrString(all[i].fn, "__qualname__");
+        if (!name) {
+            PyErr_Clear();
+            name = PyUnicode_FromString(all[i].fn ? Py_TYPE(all[i].fn)->tp_name : "G");
+        }
+        if (name) one = Py_BuildValue("(KOi)", (unsigned long long)self->gp->id, name, (int)all[i].runnable);
+        Py_XDECREF(name);
+        Py_XDECREF(all[i].fn);
+        Py_DECREF((PyObject *)self);
+        if (one && list)
+            PyList_SET_ITEM(list, i, one);
+        else {
+            Py_XDECREF(one);
+            Py_CLEAR(list);
+        }
+    }
+    free(all);
+    return list;
+}
+
+/* ---------------------------------------------------------------- regions, logs */
+
+static void mark(enum trace_type type, uint64_t arg) {
+    g *gp = current_g();
+    uint64_t who = gp ? gp->id : trace_who();
+    if (who) trace_event(type, who, arg);
+}
+
+/* trace_mark(kind, name) -> bool: whether it is traced. kind: 0 region, 1 blocking call; + 2: end. */
+static PyObject *door_trace_mark(PyObject *Py_UNUSED(module), PyObject *args) {
+    static const enum trace_type types[] = {TRACE_REGION, TRACE_BLOCKING, TRACE_REGION_END,
+                                            TRACE_BLOCKING_END};
+    unsigned kind;
+    PyObject *name;
+    if (!PyArg_ParseTuple(args, "IU", &kind, &name)) return NULL;
+    if (!tracing()) Py_RETURN_FALSE;
+    mark(types[kind % 4], number_of(name));
+    Py_RETURN_TRUE;
+}
+
+static PyObject *door_trace_log(PyObject *Py_UNUSED(module), PyObject *args) {
+    PyObject *category, *message;
+    if (!PyArg_ParseTuple(args, "UU", &category, &message)) return NULL;
+    if (tracing()) mark(TRACE_LOG, (uint64_t)number_of(category) << 32 | number_of(message));
+    Py_RETURN_NONE;
+}
+
+static PyObject *door_tracing(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
+    return PyBool_FromLong(tracing());
+}
+
+/* trace_names() -> {name: number} */
+static PyObject *door_trace_names(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
+    return PyDict_Copy(names);
+}
+
+static PyMethodDef methods[] = {
+    {"trace_living", door_trace_living, METH_NOARGS, NULL},
+    {"trace_mark", door_trace_mark, METH_VARARGS, NULL},
+    {"trace_log", door_trace_log, METH_VARARGS, NULL},
+    {"trace_names", door_trace_names, METH_NOARGS, NULL},
+    {"tracing", door_tracing, METH_NOARGS, NULL},
+    {NULL, NULL, 0, NULL},
+};
+
+int pytrace_init(PyObject *module) {
+    names = PyDict_New();
+    PyObject *reasons = PyTuple_New(WAIT_REASONS);
+    for (int i = 0; reasons && i < WAIT_REASONS; i++) {
+        PyObject *reason = PyUnicode_FromString(wait_reasons[i]);
+        if (!reason) return -1;
+        PyTuple_SET_ITEM(reasons, i, reason);
+    }
+    if (!names || !reasons || PyModule_AddObjectRef(module, "wait_reasons", reasons) < 0) return -1;
+    Py_DECREF(reasons);
+    return PyModule_AddFunctions(module, methods);
+}
