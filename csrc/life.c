@@ -124,11 +124,24 @@ int sched_start(const host_ops *ops, uint32_t procs, uint32_t policy) {
     return 0;
 }
 
+static _Atomic uint32_t lookers; /* not in S, which sched_stop clears */
+
+bool sched_look(void) {
+    atomic_fetch_add(&lookers, 1);
+    /* In this order: false is from before the stop began, which then waits for us, or from
+     * after it was over. */
+    if (!load_seq(&S.stopping) && load_seq(&S.running)) return true;
+    sched_look_end();
+    return false;
+}
+
+void sched_look_end(void) { atomic_fetch_sub(&lookers, 1); }
+
 void sched_stop(void) {
     mutex_lock(&S.lock);
     store_seq(&S.stopping, true); /* from here on newm makes none */
     mutex_unlock(&S.lock);
-    while (load_seq(&S.visitors)) sched_yield();
+    while (load_seq(&S.visitors) || load_seq(&lookers)) sched_yield();
     mutex_lock(&S.lock);
     uint32_t nm = load_relaxed(&S.nm);
     for (uint32_t i = 0; i < nm; i++) {
@@ -170,5 +183,6 @@ void sched_after_fork(void) {
     g_after_fork();
     S = (sched){.idlep = NULL};
     store_relaxed(&S.next_id, 1);
+    store_relaxed(&lookers, 0);
     sched_self = NULL;
 }

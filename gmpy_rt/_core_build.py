@@ -38,6 +38,8 @@ BRIDGE = [
     "pywait",
     "pygroup",
     "pydump",
+    "stack",
+    "pyprof",
     "pypoll",
     "preempt",
     "anchor",
