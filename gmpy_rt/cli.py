@@ -45,20 +45,36 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(command=_demo)
 
     run = commands.add_parser("run", help="run a script's code as the main G")
-    run.add_argument("--procs", type=int, help="P's; default: the CPUs of this process")
-    run.add_argument(
-        "--affinity", type=_affinity, metavar="spread|CPU,CPU...", help="pin the threads"
-    )
-    run.add_argument("--policy", help="how P's without work look for it")
-    run.add_argument("script", type=Path)
-    run.add_argument("args", nargs=argparse.REMAINDER, help="the script's own arguments")
+    _add_script(run)
     run.set_defaults(command=_run)
+
+    pprof = commands.add_parser("pprof", help="run a script and write a profile of it")
+    pprof.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
+    pprof.add_argument(
+        "--kind",
+        choices=("cpu", "starvation", "block", "mutex"),
+        default="cpu",
+        help="default: cpu",
+    )
+    pprof.add_argument("--hz", type=float, default=100, help="samples a second; default: 100")
+    _add_script(pprof)
+    pprof.set_defaults(command=_pprof)
 
     commands.add_parser("bench", help="compare with other runtimes (in a checkout)")
 
     info = commands.add_parser("info", help="what the runtime finds on this machine")
     info.set_defaults(command=_info)
     return parser
+
+
+def _add_script(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--procs", type=int, help="P's; default: the CPUs of this process")
+    parser.add_argument(
+        "--affinity", type=_affinity, metavar="spread|CPU,CPU...", help="pin the threads"
+    )
+    parser.add_argument("--policy", help="how P's without work look for it")
+    parser.add_argument("script", type=Path)
+    parser.add_argument("args", nargs=argparse.REMAINDER, help="the script's own arguments")
 
 
 def _seconds(text: str) -> float:
@@ -131,6 +147,28 @@ def _script_g(code: CodeType, namespace: dict[str, Any]) -> SystemExit | None:
     except SystemExit as ending:
         return ending
     return None
+
+
+def _pprof(args: argparse.Namespace) -> int:
+    from . import pprof
+
+    output: Path = args.output
+    try:
+        # Before the script runs for an hour.
+        output.open("ab").close()
+        finish = pprof.begin(args.kind, args.hz)
+    except OSError as problem:
+        raise CommandError(f"can't write {output}: {problem.strerror}") from problem
+    except ValueError as problem:
+        raise CommandError(str(problem)) from problem
+    try:
+        return _run(args)
+    finally:  # whatever becomes of the script
+        output.write_bytes(finish())
+        print(
+            f"gmpy-rt pprof: {output}: look at it with `go tool pprof -top`, or in speedscope",
+            file=sys.stderr,
+        )
 
 
 def _bench(words: list[str]) -> int:

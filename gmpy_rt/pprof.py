@@ -30,7 +30,7 @@ import atexit
 import os
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import CodeType
 from typing import TYPE_CHECKING, Any
 
@@ -279,18 +279,35 @@ def mutex(seconds: float | None = None) -> bytes:
 
 
 def _events(kind: str, seconds: float | None, hide_idle: bool) -> bytes:
-    read = _door.prof_block if kind == "block" else _door.prof_mutex
-    now, started = time.time_ns(), time.monotonic_ns()
-    data: _Read = read()
-    if seconds is not None:
-        _check_seconds(seconds)
-        _door.sleep(seconds)
-        data = _difference(read(), data)
-    duration = time.monotonic_ns() - started if seconds is not None else 0
-    samples = _samples(data, kind)
-    if hide_idle:
-        samples = [sample for sample in samples if sample.labels.get("class") not in IDLE]
-    return encode(Profile(_TYPES[kind], samples, _TYPES[kind][0], 1, now, duration))
+    start = _Events(kind)
+    if seconds is None:
+        return start.encode(start.data, 0, hide_idle)
+    _check_seconds(seconds)
+    _door.sleep(seconds)
+    return start.until_now(hide_idle)
+
+
+class _Events:
+    """What was counted of block or mutex at one moment."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.time_ns, self.started = time.time_ns(), time.monotonic_ns()
+        self.data = self.read()
+
+    def read(self) -> _Read:
+        return _door.prof_block() if self.kind == "block" else _door.prof_mutex()
+
+    def until_now(self, hide_idle: bool) -> bytes:
+        duration = time.monotonic_ns() - self.started
+        return self.encode(_difference(self.read(), self.data), duration, hide_idle)
+
+    def encode(self, data: _Read, duration: int, hide_idle: bool) -> bytes:
+        samples = _samples(data, self.kind)
+        if hide_idle:
+            samples = [sample for sample in samples if sample.labels.get("class") not in IDLE]
+        types = _TYPES[self.kind]
+        return encode(Profile(types, samples, types[0], 1, self.time_ns, duration))
 
 
 def _difference(now: _Read, before: _Read) -> _Read:
@@ -304,6 +321,30 @@ def _difference(now: _Read, before: _Read) -> _Read:
         if count or value:
             buckets.append((state, name, g, m, p, count, value, frames))
     return buckets, now[1] - before[1], now[2] - before[2]
+
+
+_RATES = {"block": set_block_profile_rate, "mutex": set_mutex_profile_fraction}
+
+
+def begin(kind: str, hz: float = 100) -> Callable[[], bytes]:
+    """Begin a profile of that kind, of whatever runs from now on; call what it returns to end it.
+
+    kind: 'cpu' or 'starvation', at so many samples a second; 'block' or 'mutex', of which
+    everything is noted. Raises as cpu(), and ValueError for another kind.
+    """
+    if kind in ("cpu", "starvation"):
+        _start(kind, hz)
+        return lambda: _stop(kind)
+    if kind in _RATES:
+        since = _Events(kind)
+        before = _RATES[kind](1)
+
+        def end() -> bytes:
+            _RATES[kind](before)
+            return since.until_now(kind == "block")
+
+        return end
+    raise ValueError(f"kind={kind!r}: choose one of cpu, starvation, block, mutex")
 
 
 # ---------------------------------------------------------------- from buckets to samples
@@ -362,8 +403,8 @@ def _frames(
 ) -> tuple[Frame, ...]:
     out: list[Frame] = []
     for code, line in frames:
-        if code.co_filename == "<string>" and "yield_point" in code.co_names:
-            out.clear()  # the script that preempted it, and what it calls: see preempt.c
+        if "yield_point" in code.co_names:
+            out.clear()  # what preempted it, and what that calls: see preempt.c
             continue
         where = codes.get(code)
         if where is None:
@@ -434,6 +475,7 @@ atexit.register(_at_exit)
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
 __all__ = [
+    "begin",
     "block",
     "cpu",
     "folded",
@@ -441,9 +483,9 @@ __all__ = [
     "mutex",
     "set_block_profile_rate",
     "set_mutex_profile_fraction",
-    "starvation",
     "start_cpu",
     "start_starvation",
+    "starvation",
     "stop_cpu",
     "stop_starvation",
 ]

@@ -59,8 +59,8 @@ typedef struct mhost {
     g *pending;                  /* the fresh g for the worker that is switched to */
     _Atomic uint32_t no_preempt; /* >0: its G's mustn't be preempted now */
     _Atomic bool monitor_asked;
-    bool preempt_late; /* asked to yield while no_preempt: do it once that is over */
-    g *raise_in;       /* the g that is to be interrupted at a check soon; see preempt.c */
+    bool preempt_late;    /* asked to yield while no_preempt: do it once that is over */
+    g *raise_in;          /* the g that is to be interrupted at a check soon; see preempt.c */
     int64_t prof_cpu;     /* pyprof.c: the CPU time that is accounted for, */
     uint32_t prof_serial; /* and in which profile */
 } mhost;

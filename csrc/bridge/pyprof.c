@@ -40,6 +40,8 @@ typedef struct {
 /* An M whose stack is wanted, and what it is charged with. */
 typedef struct {
     m *mp;
+    g *gp; /* what it ran when it was chosen, */
+    uint64_t id;
     double count, value;
     bool has_stack; /* else the labels say it all */
     labels l;
@@ -96,6 +98,8 @@ static int32_t p_id(m *mp) {
 
 static target *aim(target *t, m *mp, double count, double value, const char *state) {
     *t = (target){.mp = mp, .count = count, .value = value};
+    t->gp = mp ? load_acquire(&mp->cur) : NULL;
+    t->id = t->gp ? t->gp->id : 0;
     t->l = (labels){.state = state, .m = mp ? (int32_t)mp->id : -1, .p = mp ? p_id(mp) : -1};
     return t;
 }
@@ -195,14 +199,17 @@ static PyObject *name_of(PyG *self) {
     return Py_NewRef(PyFunction_Check(fn) ? PyFunction_GET_CODE(fn) : (PyObject *)Py_TYPE(fn));
 }
 
+/* The G that ran when the M was chosen may have parked since: then that is where it was going.
+ * If it has ended, the M's present stack has to do. */
 static void note_stack(target *t) {
     mhost *h = load_acquire(&t->mp->host);
-    g *gp = load_relaxed(&t->mp->cur);
-    PyG *self = gp ? gp->host : NULL;
-    if (h && h->tstate) stack_of_thread(&t->s, h->tstate);
-    if (!self) return;
-    t->l.g = gp->id;
-    t->l.name = name_of(self);
+    PyG *self = t->gp ? t->gp->host : NULL;
+    if (self && t->gp->id == t->id) {
+        stack_of_g(&t->s, t->gp);
+        t->l.g = t->id;
+        t->l.name = name_of(self);
+    }
+    if (!t->s.n && h && h->tstate) stack_of_thread(&t->s, h->tstate);
 }
 
 static void note_stacks(PyProfile *self, target *all, uint32_t n) {

@@ -7,7 +7,7 @@ typedef struct {
     PyObject_HEAD
     PyObject *weakrefs;
     glock l;
-    _Atomic uint64_t owner; /* id of the G that took it last; 0: a plain thread */
+    _Atomic uint64_t owner;     /* id of the G that took it last; 0: a plain thread */
     _Atomic int64_t held_since; /* for the mutex profile; 0: it was off */
 } PyLock;
 
