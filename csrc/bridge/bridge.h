@@ -61,6 +61,8 @@ typedef struct mhost {
     _Atomic bool monitor_asked;
     bool preempt_late;    /* asked to yield while no_preempt: do it once that is over */
     g *raise_in;          /* the g that is to be interrupted at a check soon; see preempt.c */
+    int raise_tries;      /* how often the M asks itself for that before it yields to others */
+    bool asked_myself;    /* the request to yield that is pending is such a one */
     int64_t prof_cpu;     /* pyprof.c: the CPU time that is accounted for, */
     uint32_t prof_serial; /* and in which profile */
 } mhost;
