@@ -111,6 +111,7 @@ class _Sampler:
 
     def stop(self) -> bytes:
         self.profile.stop()
+        duration = time.monotonic_ns() - self.started
         _door.external(1)  # no deadlock: the thread answers
         try:
             error = self.ended.recv()
@@ -118,7 +119,6 @@ class _Sampler:
             _door.external(-1)
         if error is not None:
             raise error
-        duration = time.monotonic_ns() - self.started
         ticks, pauses, total, longest = self.profile.pauses()
         comments = [f"{ticks} ticks"]
         if pauses:

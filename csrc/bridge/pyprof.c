@@ -17,7 +17,10 @@
 
 #include "../gsync.h"
 
-enum { MAX_BUCKETS = 16384 };
+enum {
+    MAX_BUCKETS = 16384,
+    PAUSE_SHARE = 20, /* stacks are read during 1/20 of the time at most */
+};
 
 _Atomic int64_t prof_block_rate;
 _Atomic uint32_t prof_mutex_fraction;
@@ -31,10 +34,12 @@ typedef struct {
     stacktab tab;
     note note;
     _Atomic bool stopped;
+    mutex lock;      /* of choosing: the last tick comes from another thread */
+    bool over;       /* it has been */
     uint32_t serial; /* of this profile; 0: no tick yet */
     int64_t last;    /* the tick before */
     uint64_t ticks, pauses;
-    int64_t pause_ns, pause_max;
+    int64_t pause_ns, pause_max, pause_last;
 } PyProfile;
 
 /* An M whose stack is wanted, and what it is charged with. */
@@ -153,7 +158,7 @@ static uint32_t pick_rest(PyProfile *self, target *to, uint32_t nm) {
  *   waiting for any P   (global queue; started g's of an M without a P) all that hold a P, in
  *                       equal parts
  * Each waiting g charges them with the time since the last tick. */
-static uint32_t pick_hogs(PyProfile *Py_UNUSED(self), target *to, uint32_t nm, int64_t dt) {
+static uint32_t pick_hogs(target *to, uint32_t nm, int64_t dt) {
     uint32_t n = 0, holders = 0, want_p = 0, shared = 0;
     for (uint32_t i = 0; i < nm; i++) {
         mhost *h = host_of(i);
@@ -212,6 +217,15 @@ static void note_stack(target *t) {
     if (!t->s.n && h && h->tstate) stack_of_thread(&t->s, h->tstate);
 }
 
+static void note_pause(PyProfile *self, int64_t pause) {
+    mutex_lock(&self->lock);
+    self->pauses++;
+    self->pause_ns += pause;
+    self->pause_last = pause;
+    if (pause > self->pause_max) self->pause_max = pause;
+    mutex_unlock(&self->lock);
+}
+
 static void note_stacks(PyProfile *self, target *all, uint32_t n) {
     uint32_t wanted = 0;
     for (uint32_t i = 0; i < n; i++) wanted += all[i].has_stack;
@@ -221,10 +235,7 @@ static void note_stacks(PyProfile *self, target *all, uint32_t n) {
     for (uint32_t i = 0; i < n; i++)
         if (all[i].has_stack) note_stack(&all[i]);
     world_start();
-    int64_t pause = nanotime() - begin;
-    self->pauses++;
-    self->pause_ns += pause;
-    if (pause > self->pause_max) self->pause_max = pause;
+    note_pause(self, nanotime() - begin);
 }
 
 static void keep(PyProfile *self, target *all, uint32_t n) {
@@ -239,46 +250,64 @@ static uint32_t pick(PyProfile *self, target *all, uint32_t nm, bool last) {
     int64_t now = nanotime(), dt = self->last ? now - self->last : 0;
     self->last = now;
     self->ticks++;
-    if (self->kind == KIND_STARVATION) return dt ? pick_hogs(self, all, nm, dt) : 0;
+    if (self->kind == KIND_STARVATION) return dt ? pick_hogs(all, nm, dt) : 0;
     if (last) return pick_rest(self, all, nm);
     if (self->serial) return pick_on_cpu(self, all, nm);
     first_tick(self, nm);
     return 0;
 }
 
-/* tick(seconds) -> whether to go on: waits so long, then takes a sample. The wait is here,
- * because with the GIL only a thread that isn't us can be seen to run. */
+typedef struct {
+    bool open, no_memory; /* open: between sched_look and sched_look_end */
+    uint32_t n;
+    target *all;
+} sample;
+
+static sample choose(PyProfile *self, bool last) {
+    sample s = {.open = sched_look()};
+    if (!s.open) return s;
+    uint32_t nm = load_seq(&S.nm) < MAX_M ? load_seq(&S.nm) : MAX_M;
+    s.all = malloc((nm + 1) * sizeof *s.all);
+    s.no_memory = !s.all;
+    mutex_lock(&self->lock);
+    if (s.all && !self->over) s.n = pick(self, s.all, nm, last);
+    self->over |= last;
+    mutex_unlock(&self->lock);
+    return s;
+}
+
+static PyObject *finish(PyProfile *self, sample *s, bool go_on) {
+    note_stacks(self, s->all, s->n);
+    if (s->open) sched_look_end();
+    keep(self, s->all, s->n);
+    free(s->all);
+    return s->no_memory ? PyErr_NoMemory() : PyBool_FromLong(go_on);
+}
+
+/* tick(seconds) -> whether to go on. The wait is here, because with the GIL only a thread that
+ * isn't us can be seen to run. It is longer if the last pause was long, as on a machine with
+ * too little CPU. */
 static PyObject *profile_tick(PyProfile *self, PyObject *arg) {
     double seconds = PyFloat_AsDouble(arg);
     if (seconds == -1.0 && PyErr_Occurred()) return NULL;
-    target *all = NULL;
-    uint32_t n = 0;
-    bool looking, go_on, memory = true;
+    sample s = {.open = false};
+    bool go_on;
     Py_BEGIN_ALLOW_THREADS
+    int64_t wait = (int64_t)(seconds * 1e9), least = PAUSE_SHARE * self->pause_last;
     if (seconds > 0 && !load_acquire(&self->stopped))
-        note_sleep(&self->note, nanotime() + (int64_t)(seconds * 1e9));
+        note_sleep(&self->note, nanotime() + (wait > least ? wait : least));
     go_on = !load_acquire(&self->stopped);
-    looking = sched_look();
-    uint32_t nm = looking ? load_seq(&S.nm) : 0;
-    if (nm > MAX_M) nm = MAX_M;
-    if (looking) {
-        all = malloc((nm + 1) * sizeof *all);
-        memory = all;
-    }
-    if (all) n = pick(self, all, nm, !go_on);
+    if (go_on) s = choose(self, false);
     Py_END_ALLOW_THREADS
-    note_stacks(self, all, n);
-    if (looking) sched_look_end();
-    keep(self, all, n);
-    free(all);
-    if (!memory) return PyErr_NoMemory();
-    return PyBool_FromLong(go_on);
+    return finish(self, &s, go_on);
 }
 
+/* The last tick is the caller's own: what has gone on until now is charged before it goes on. */
 static PyObject *profile_stop(PyProfile *self, PyObject *Py_UNUSED(unused)) {
+    sample s = choose(self, true);
     store_release(&self->stopped, true);
     note_wake(&self->note);
-    Py_RETURN_NONE;
+    return finish(self, &s, false);
 }
 
 /* ---------------------------------------------------------------- goroutine */
@@ -320,8 +349,7 @@ static PyObject *profile_goroutines(PyProfile *self, PyObject *Py_UNUSED(unused)
             over++;
     }
     world_start();
-    self->pauses++;
-    self->pause_ns += self->pause_max = nanotime() - begin;
+    note_pause(self, nanotime() - begin);
     keep(self, all, n);
     self->tab.dropped += over;
     free(all);
@@ -418,7 +446,8 @@ static void profile_dealloc(PyProfile *self) {
 static PyMethodDef profile_methods[] = {
     {"tick", (PyCFunction)profile_tick, METH_O,
      "tick(seconds, /)\n--\n\nWait so long or until stop(), then take a sample; return whether to go on."},
-    {"stop", (PyCFunction)profile_stop, METH_NOARGS, "stop()\n--\n\nThe next tick is the last one."},
+    {"stop", (PyCFunction)profile_stop, METH_NOARGS,
+     "stop()\n--\n\nTake the last sample; whoever waits in tick() returns."},
     {"goroutines", (PyCFunction)profile_goroutines, METH_NOARGS,
      "goroutines()\n--\n\nAdd every G that hasn't ended; return how many."},
     {"read", (PyCFunction)profile_read, METH_NOARGS,
