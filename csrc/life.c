@@ -106,6 +106,20 @@ uint32_t sched_set_procs(uint32_t n) {
     return old;
 }
 
+/* Not in S, which sched_stop clears. Dekker: a looker counts itself, then looks whether it may;
+ * sched_stop forbids it, then waits until nobody counts. */
+static _Atomic uint32_t lookers;
+static _Atomic bool may_look;
+
+bool sched_look(void) {
+    atomic_fetch_add(&lookers, 1);
+    if (load_seq(&may_look)) return true;
+    sched_look_end();
+    return false;
+}
+
+void sched_look_end(void) { atomic_fetch_sub(&lookers, 1); }
+
 int sched_start(const host_ops *ops, uint32_t procs, uint32_t policy) {
     S.ops = *ops;
     int err = netpoll_init();
@@ -121,23 +135,12 @@ int sched_start(const host_ops *ops, uint32_t procs, uint32_t policy) {
         store_release(&S.running, false);
         return -err;
     }
+    store_seq(&may_look, true);
     return 0;
 }
 
-static _Atomic uint32_t lookers; /* not in S, which sched_stop clears */
-
-bool sched_look(void) {
-    atomic_fetch_add(&lookers, 1);
-    /* In this order: false is from before the stop began, which then waits for us, or from
-     * after it was over. */
-    if (!load_seq(&S.stopping) && load_seq(&S.running)) return true;
-    sched_look_end();
-    return false;
-}
-
-void sched_look_end(void) { atomic_fetch_sub(&lookers, 1); }
-
 void sched_stop(void) {
+    store_seq(&may_look, false);
     mutex_lock(&S.lock);
     store_seq(&S.stopping, true); /* from here on newm makes none */
     mutex_unlock(&S.lock);
@@ -184,5 +187,6 @@ void sched_after_fork(void) {
     S = (sched){.idlep = NULL};
     store_relaxed(&S.next_id, 1);
     store_relaxed(&lookers, 0);
+    store_relaxed(&may_look, false);
     sched_self = NULL;
 }
