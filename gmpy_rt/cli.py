@@ -153,22 +153,28 @@ def _pprof(args: argparse.Namespace) -> int:
     from . import pprof
 
     output: Path = args.output
+    is_new = not output.exists()
     try:
-        # Before the script runs for an hour.
-        output.open("ab").close()
+        output.open("ab").close()  # before the script runs for an hour
         finish = pprof.begin(args.kind, args.hz)
     except OSError as problem:
         raise CommandError(f"can't write {output}: {problem.strerror}") from problem
     except ValueError as problem:
         raise CommandError(str(problem)) from problem
+    ran = True
     try:
         return _run(args)
+    except CommandError:
+        ran = False
+        raise
     finally:  # whatever becomes of the script
-        output.write_bytes(finish())
-        print(
-            f"gmpy-rt pprof: {output}: look at it with `go tool pprof -top`, or in speedscope",
-            file=sys.stderr,
-        )
+        data = finish()
+        if ran:
+            output.write_bytes(data)
+            hint = "look at it with `go tool pprof -top`, or in speedscope"
+            print(f"gmpy-rt pprof: {output}: {hint}", file=sys.stderr)
+        elif is_new:
+            output.unlink()
 
 
 def _bench(words: list[str]) -> int:

@@ -18,7 +18,9 @@ goroutine and block: `state` (wait reason, or runnable, running, blocked: its M 
 call, stranded: runnable behind such an M) and `class` (channel, lock, sync; timer and netpoll
 are idle). `go tool pprof -tagfocus`, `-tagignore` and `-tags` use them.
 
-On a free-threaded build the M's stand still for the moment in which stacks are read: comments
+A sample is taken at the interpreter's next safe point: a loop's jump or a function's beginning. On
+a machine with more to do than CPUs, code where threads lose their CPU (system calls) is met too
+often. On a free-threaded build the M's stand still for the moment in which stacks are read: comments
 in the profile say how often and how long (`go tool pprof -comments`). Threads that aren't M's
 are not seen.
 """
@@ -41,6 +43,8 @@ from ._profile_samples import IDLE, TYPES, difference, folded, samples
 
 if TYPE_CHECKING:
     from ._profile_samples import Read
+
+__gmpy_atomic__ = True  # no interrupt between two bytecodes here, see preempt.c
 
 # ---------------------------------------------------------------- cpu and starvation: sampled
 
@@ -101,7 +105,7 @@ def _pause_comment(pauses: int, total: float, longest: float) -> str:
 
 
 _running: dict[str, _Sampler] = {}
-_starting = _thread.allocate_lock()
+_starting = _door.Lock()  # not one of threads: a G that holds it may lose its turn
 
 
 def _start(kind: str, hz: float) -> None:
@@ -189,7 +193,9 @@ def stop_starvation() -> bytes:
 def goroutine() -> bytes:
     """The stacks of all G's that haven't ended, equal ones merged.
 
-    On a free-threaded build the M's stand still meanwhile, for about a microsecond per G.
+        A sample is taken at the interpreter's next safe point: a loop's jump or a function's beginning. On
+    a machine with more to do than CPUs, code where threads lose their CPU (system calls) is met too
+    often. On a free-threaded build the M's stand still meanwhile, for about a microsecond per G.
     """
     profile = _door.Profile("goroutine")
     now = time.time_ns()
@@ -306,7 +312,7 @@ def _at_exit() -> None:
 
 def _after_fork_in_child() -> None:
     global _starting
-    _starting = _thread.allocate_lock()
+    _starting = _door.Lock()
     _running.clear()
     _door.prof_forked()
 

@@ -6,10 +6,13 @@ import gzip
 import hashlib
 import inspect
 import os
+import random
 import shutil
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -242,6 +245,28 @@ def looks() -> int:
     return pprof._running["cpu"].profile.pauses()[1]
 
 
+@contextmanager
+def cpu_profile() -> Iterator[list[bytes]]:
+    """Adds the profile of the block to the list that it gives.
+
+    On a busy machine the profile's own thread looks rarely, to spare the program: help it.
+    """
+    pprof.start_cpu(500)
+    profile, out = pprof._running["cpu"].profile, []
+
+    def help_it():
+        while not out and profile.tick(0):
+            time.sleep(random.uniform(0.001, 0.003))
+
+    thread = threading.Thread(target=help_it)
+    thread.start()
+    try:
+        yield out
+    finally:
+        out.append(pprof.stop_cpu())
+        thread.join()
+
+
 def one_part(n):
     for _ in range(n):
         pass
@@ -257,18 +282,19 @@ def test_cpu_time_is_shared_as_the_work_is():
 
     def work():
         start = time.thread_time()
-        while time.thread_time() - start < 1.5 or looks() < 60:
-            three_parts(20_000)
-            one_part(20_000)
+        while time.thread_time() - start < 1 or looks() < 100:
+            # For long: a thread likes to lose its CPU in system calls, such as those.
+            for _ in range(50):
+                three_parts(20_000)
+                one_part(20_000)
         used.append(time.thread_time() - start)
 
-    pprof.start_cpu(500)
-    rt.run(lambda: rt.go(work).result())
-    data = pprof.stop_cpu()
-    three, one = in_function(data, "three_parts"), in_function(data, "one_part")
-    assert 1.5 < three / one < 6, pprof.folded(data)
-    assert 0.7 * used[0] < in_function(data, "work") / 1e9 < 1.3 * used[0] + 0.1
-    assert in_function(data, "work", value=0) > 20  # samples
+    with cpu_profile() as out:
+        rt.run(lambda: rt.go(work).result())
+    three, one = (in_function(out[0], f, value=0) for f in ("three_parts", "one_part"))
+    assert three + one > 60, pprof.folded(out[0])
+    assert 1.3 < three / one < 12, pprof.folded(out[0])  # of 60 samples, by chance: 1 in 10,000
+    assert 0.7 * used[0] < in_function(out[0], "work") / 1e9 < 1.3 * used[0] + 0.1
 
 
 @in_runtime
@@ -280,9 +306,9 @@ def test_cpu_samples_say_who_ran_where():
 
     g = rt.go(busy)
     g.name = "me"
-    pprof.start_cpu(500)
-    poll_until(lambda: looks() >= 5)
-    data = pprof.stop_cpu()
+    with cpu_profile() as out:
+        poll_until(lambda: looks() >= 5)
+    data = out[0]
     stop.append(1)
     assert in_function(data, "busy", name="me", g=g.id, m=g.m) > 0
     g.result(PATIENCE)
@@ -300,12 +326,11 @@ def test_an_m_that_sleeps_uses_no_cpu():
     def parker():
         rt.sleep(0.5)
 
-    pprof.start_cpu(500)
-    for g in [rt.go(sleeper), rt.go(parker)]:
-        g.result(PATIENCE)
-    data = pprof.stop_cpu()
-    assert in_function(data, "sleeper") < 0.1e9
-    assert in_function(data, "parker") < 0.1e9
+    with cpu_profile() as out:
+        for g in [rt.go(sleeper), rt.go(parker)]:
+            g.result(PATIENCE)
+    assert in_function(out[0], "sleeper") < 0.1e9
+    assert in_function(out[0], "parker") < 0.1e9
 
 
 @in_runtime
@@ -315,9 +340,9 @@ def test_c_code_that_lets_go_of_the_interpreter_counts():
         while time.thread_time() - start < 0.5 or looks() < 20:
             hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 50_000)
 
-    pprof.start_cpu(500)
-    rt.go(hasher).result(PATIENCE)
-    assert in_function(pprof.stop_cpu(), "hasher") > 0.25e9
+    with cpu_profile() as out:
+        rt.go(hasher).result(PATIENCE)
+    assert in_function(out[0], "hasher") > 0.25e9
 
 
 def test_a_profile_may_span_runs_and_what_is_between():
@@ -325,10 +350,10 @@ def test_a_profile_may_span_runs_and_what_is_between():
         start, before = time.thread_time(), looks()
         spin_until(lambda: time.thread_time() - start > 0.2 and looks() >= before + 5)
 
-    pprof.start_cpu(500)
-    for _ in range(3):
-        rt.run(here)
-    assert in_function(pprof.stop_cpu(), "here") > 0.1e9
+    with cpu_profile() as out:
+        for _ in range(3):
+            rt.run(here)
+    assert in_function(out[0], "here") > 0.1e9
 
 
 def test_runtimes_start_and_end_under_a_sampler():
@@ -381,7 +406,7 @@ def starve(wake, seconds: float, ticks: int) -> tuple[bytes, float, float]:
 def test_a_hog_is_charged_with_all_that_wait_for_its_m():
     event = rt.Event()
     waiters = parked_waiters(7, event.wait)
-    data, least, most = starve(event.set, 0.5, 20)
+    data, least, most = starve(event.set, 0.5, 3)
     found = in_function(data, "starve", state="running", name="main") / 1e9
     assert 7 * least <= found <= 7 * most, pprof.folded(data)
     assert least >= 0.5  # so 3.5 s at least
@@ -392,7 +417,7 @@ def test_a_hog_is_charged_with_all_that_wait_for_its_m():
 @on_one_p
 def test_a_hog_is_charged_with_fresh_gs_in_its_ps_queue():
     gs = []
-    data, least, most = starve(lambda: gs.extend(rt.go(int) for _ in range(5)), 0.3, 20)
+    data, least, most = starve(lambda: gs.extend(rt.go(int) for _ in range(5)), 0.3, 3)
     assert 5 * least <= in_function(data, "starve") / 1e9 <= 5 * most, pprof.folded(data)
     for g in gs:
         g.result(PATIENCE)
@@ -917,6 +942,15 @@ sys.exit(len(sys.argv))
     check_bytes(data)
     where = {"block": "waiter", "mutex": "<module>"}.get(kind, "spin")
     assert in_function(data, where) > 0, pprof.folded(data)
+
+
+def test_no_profile_of_a_script_that_is_not_there(tmp_path):
+    from test_cli import gmpy_rt
+
+    output = tmp_path / "out.pb.gz"
+    done = gmpy_rt("pprof", "-o", str(output), str(tmp_path / "nowhere.py"))
+    assert done.returncode == 2 and "can't read" in done.stderr
+    assert not output.exists()
 
 
 def test_an_output_that_cannot_be_written_is_said_before_the_script_runs(tmp_path):

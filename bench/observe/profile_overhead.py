@@ -2,9 +2,10 @@
 
     python bench/observe/profile_overhead.py [--rounds 5] [--procs 2]
 
-Prints, for each kind of work, the median time without a profile, and for each profile the
-median of its rounds relative to the plain ones beside them; and how long the M's stood still
-for reading stacks. "off again" is work after a profile has ended: nothing should remain.
+Prints, for each kind of work, the median time and CPU time (of the whole process) without a
+profile, and for each profile the median of its rounds relative to the plain ones beside them; and
+how long the M's stood still for reading stacks. "off again" is work after all that: nothing should
+remain. On a machine that does other things, too, CPU time is what to look at.
 """
 
 from __future__ import annotations
@@ -88,34 +89,43 @@ PROFILES: dict[str, Callable[[], Callable[[], bytes]]] = {
 }
 
 
-def timed(work: Callable[[], None]) -> float:
-    start = time.perf_counter()
+def timed(work: Callable[[], None]) -> tuple[float, float]:
+    start = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
 def measure(rounds: int) -> None:
     for work in (hogs, channel, locks):
         work()  # warm
-        plain: list[float] = []
-        ratios: dict[str, list[float]] = {name: [] for name in PROFILES}
+        plain: list[tuple[float, float]] = []
+        ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in PROFILES}
         comments: dict[str, str] = {}
         for _ in range(rounds):
             for name, begin in PROFILES.items():
                 before = timed(work)
                 end = begin()
-                with_profile = timed(work)
+                profiled = timed(work)
                 data = end()
                 after = timed(work)
                 plain += [before, after]
-                ratios[name].append(2 * with_profile / (before + after))
+                ratios[name].append(
+                    (
+                        2 * profiled[0] / (before[0] + after[0]),
+                        2 * profiled[1] / (before[1] + after[1]),
+                    )
+                )
                 if data:
                     comments[name] = "; ".join(decode(data).comments)
-        print(f"\n{work.__name__}: {statistics.median(plain) * 1e3:.0f} ms without")
+        wall, cpu = (statistics.median(t[i] for t in plain) * 1e3 for i in (0, 1))
+        print(f"\n{work.__name__}: {wall:.0f} ms, {cpu:.0f} ms of CPU")
         for name, found in ratios.items():
-            change = (statistics.median(found) - 1) * 100
-            spread = f"{min(found):.2f} to {max(found):.2f}"
-            print(f"  {name:<20} {change:+6.1f} %   ({spread})  {comments.get(name, '')}")
+            wall, cpu = ((statistics.median(r[i] for r in found) - 1) * 100 for i in (0, 1))
+            spread = f"{min(r[1] for r in found):.2f} to {max(r[1] for r in found):.2f}"
+            print(
+                f"  {name:<20} time {wall:+6.1f} %, CPU {cpu:+6.1f} % ({spread})  "
+                f"{comments.get(name, '')}"
+            )
 
 
 def main() -> None:
