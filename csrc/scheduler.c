@@ -139,6 +139,7 @@ static g *start(m *mp, p *pp, g *gp, int64_t now) {
     g_move(gp, G_RUNNABLE, G_RUNNING);
     hist_add(&pp->stat.latency, now - load_relaxed(&gp->ready_at));
     count_add(&pp->stat.schedtick, 1);
+    store_relaxed(&pp->slice_since, now);
     if (mp->spinning) {
         mp->spinning = false;
         /* The last spinner that finds work wakes the next one (Go's resetspinning). */

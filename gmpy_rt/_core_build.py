@@ -42,6 +42,7 @@ BRIDGE = [
     "pyprof",
     "pypoll",
     "preempt",
+    "script",
     "anchor",
     "arena",
 ]

@@ -133,6 +133,9 @@ int pygroup_init(PyObject *module);
 int pydump_init(PyObject *module);
 int pypoll_init(PyObject *module);
 int preempt_init(PyObject *module);
+/* At the safe point that sysmon asked for: yields, or sees to an interrupt. */
+int preempt_yield(void);
+int script_install(char *path, size_t size); /* the path to ask with. -1 with an exception set */
 enum host_state py_thread_state(m *mp);
 bool py_preempt(m *mp);
 /* gp stops running: what it was to be interrupted with, its next park raises. */

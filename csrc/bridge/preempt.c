@@ -3,18 +3,12 @@
  * remote-debug (3.14+): PEP 768's protocol inside one's own process. sysmon writes the path
  *   of a script into the thread's debugger support, marks it pending and sets the stop bit
  *   of the thread's eval breaker; at the next backward jump or function entry exactly that
- *   thread runs the script, with no lock held, and the script yields. Measured on 3.14.7t:
- *   0.3 ms from request to switch, no stop-the-world.
+ *   thread runs the script, with no lock held, and the script yields (see script.c). No
+ *   stop-the-world.
  * monitoring (3.12, 3.13, or when remote debugging is off): sys.monitoring events, switched
  *   on when needed; each switch-on stops the world for 1.5 to 4 ms.
- * none (3.11): a hog keeps its M until it parks.
- *
- * The script's last act is `+yield_point`: a C slot, so that the interpreter doesn't look
- * at the eval breaker again before the script has ended. */
+ * none (3.11): a hog keeps its M until it parks. */
 #include "bridge.h"
-
-#include <sys/mman.h>
-#include <unistd.h>
 
 static PyObject *locking_files; /* frozenset of co_filename's */
 
@@ -24,8 +18,6 @@ enum { MODE_NONE, MODE_REMOTE, MODE_MONITORING };
 static int mode = MODE_NONE;
 /* Python, for monitoring only: switches the events on. */
 static PyObject *callback;
-
-static const char script[] = "from gmpy_rt._door import yield_point as y\n+y\n";
 
 #if PY_VERSION_HEX >= 0x030E0000
 static char script_path[64];
@@ -301,18 +293,24 @@ void no_raise_slow(mhost *h) {
     if (h->asked_myself) ask_myself(h, false);
 }
 
-static PyObject *yield_point_positive(PyObject *Py_UNUSED(self)) {
+int preempt_yield(void) {
     g *gp = current_g();
-    if (!gp || put_off()) Py_RETURN_NONE;
+    if (!gp || put_off()) return 0;
     mhost *h = load_relaxed(&sched_self->host);
     h->asked_myself = false;
     /* An interrupt is raised in this slice; where that took too long, the others come first. */
     if (load_relaxed(&gp->cancel) && (h->raise_in != gp || h->raise_tries-- > 0)) {
         raise_soon(gp);
-        Py_RETURN_NONE;
+        return 0;
     }
-    if (yield_now(true) < 0) return NULL;
+    if (yield_now(true) < 0) return -1;
     raise_soon(gp);
+    return 0;
+}
+
+/* For a script from a file: a slot, for the same reason as the finalizer in script.c. */
+static PyObject *yield_point_positive(PyObject *Py_UNUSED(self)) {
+    if (preempt_yield() < 0) return NULL;
     Py_RETURN_NONE;
 }
 
@@ -360,10 +358,7 @@ static PyObject *door_preempt_mode(PyObject *Py_UNUSED(module), PyObject *args) 
     Py_XSETREF(callback, on == Py_None ? NULL : Py_NewRef(on));
 #if PY_VERSION_HEX >= 0x030E0000
     if (mode == MODE_REMOTE && !script_path[0]) {
-        int fd = memfd_create("gmpy_rt-yield", MFD_CLOEXEC);
-        if (fd < 0 || write(fd, script, sizeof script - 1) != (ssize_t)sizeof script - 1)
-            return PyErr_SetFromErrno(PyExc_OSError);
-        snprintf(script_path, sizeof script_path, "/proc/self/fd/%d", fd);
+        if (script_install(script_path, sizeof script_path) < 0) return NULL;
     }
 #endif
     Py_RETURN_NONE;
@@ -399,7 +394,6 @@ static PyMethodDef methods[] = {
 };
 
 int preempt_init(PyObject *module) {
-    (void)script;
     PyObject *type = PyType_FromSpec(&yield_point_spec);
     PyObject *point = type ? PyObject_CallNoArgs(type) : NULL;
     Py_XDECREF(type);
