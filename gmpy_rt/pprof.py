@@ -20,9 +20,9 @@ are idle). `go tool pprof -tagfocus`, `-tagignore` and `-tags` use them.
 
 A sample is taken at the interpreter's next safe point: a loop's jump or a function's beginning. On
 a machine with more to do than CPUs, code where threads lose their CPU (system calls) is met too
-often. On a free-threaded build the M's stand still for the moment in which stacks are read: comments
-in the profile say how often and how long (`go tool pprof -comments`). Threads that aren't M's
-are not seen.
+often. On a free-threaded build the M's stand still for the moment in which stacks are read:
+comments in the profile say how often and how long (`go tool pprof -comments`). Threads that
+aren't M's are not seen.
 """
 
 from __future__ import annotations
@@ -193,9 +193,7 @@ def stop_starvation() -> bytes:
 def goroutine() -> bytes:
     """The stacks of all G's that haven't ended, equal ones merged.
 
-        A sample is taken at the interpreter's next safe point: a loop's jump or a function's beginning. On
-    a machine with more to do than CPUs, code where threads lose their CPU (system calls) is met too
-    often. On a free-threaded build the M's stand still meanwhile, for about a microsecond per G.
+    On a free-threaded build the M's stand still meanwhile, for about a microsecond per G.
     """
     profile = _door.Profile("goroutine")
     now = time.time_ns()
