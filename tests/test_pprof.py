@@ -814,6 +814,14 @@ def test_seconds_that_cannot_be_name_themselves(seconds):
             take(seconds)
 
 
+def test_rates_that_cannot_be_change_nothing():
+    with pytest.raises(ValueError, match="n=4294967296: one of n cases"):
+        pprof.set_mutex_profile_fraction(2**32)
+    with pytest.raises(TypeError):
+        pprof.set_block_profile_rate(0.5)
+    assert pprof.set_mutex_profile_fraction(-1) == pprof.set_block_profile_rate(-1) == 0
+
+
 def test_a_value_that_the_profile_does_not_have_is_named():
     with pytest.raises(ValueError, match=r"value=2: the profile has 2 values \(waiting, delay\)"):
         pprof.folded(encode(PROFILE), value=2)

@@ -481,6 +481,10 @@ static PyObject *door_block_rate(PyObject *Py_UNUSED(module), PyObject *arg) {
 static PyObject *door_mutex_fraction(PyObject *Py_UNUSED(module), PyObject *arg) {
     long n = PyLong_AsLong(arg);
     if (n == -1 && PyErr_Occurred()) return NULL;
+    if (n > INT32_MAX) {
+        PyErr_Format(PyExc_ValueError, "n=%ld: one of n cases is noted, so give 1 for all, 0 for none", n);
+        return NULL;
+    }
     return PyLong_FromUnsignedLong(n < 0 ? load_relaxed(&prof_mutex_fraction)
                                          : atomic_exchange(&prof_mutex_fraction, (uint32_t)n));
 }
