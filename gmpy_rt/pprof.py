@@ -199,7 +199,9 @@ def goroutine() -> bytes:
     now = time.time_ns()
     count = profile.goroutines()
     _, pauses, total, longest = profile.pauses()
-    comments = [f"{count} G's", _pause_comment(pauses, total, longest)]
+    comments = [f"{count} G's"]
+    if pauses:
+        comments.append(_pause_comment(pauses, total, longest))
     found = samples(profile.read(), "goroutine")
     types = TYPES["goroutine"]
     return encode(Profile(types, found, types[0], 1, now, 0, comments))

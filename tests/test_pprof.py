@@ -520,6 +520,12 @@ def test_equal_stacks_are_one_sample_with_their_state():
     event.set()
 
 
+def test_outside_a_runtime_there_are_no_gs():
+    data = pprof.goroutine()
+    check_bytes(data)
+    assert decode(data).samples == [] and decode(data).comments == ["0 G's"]
+
+
 @on_one_p
 def test_a_g_that_has_not_started_is_shown_with_its_function():
     def fresh():

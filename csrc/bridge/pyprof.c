@@ -17,6 +17,9 @@
 
 #include "../gsync.h"
 
+/* What seems to resume for longer than that does block: it detached right after it went on. */
+static const int64_t RESUME_MAX = 100 * MILLISECOND;
+
 enum {
     MAX_BUCKETS = 16384,
     PAUSE_SHARE = 20, /* stacks are read during 1/20 of the time at most */
@@ -217,6 +220,25 @@ static void note_stack(target *t) {
     if (!t->s.n && h && h->tstate) stack_of_thread(&t->s, h->tstate);
 }
 
+/* Let go, a thread is detached until it has a CPU again. For sysmon that would look as if it
+ * blocked: under load a hog lost its P by being looked at. Between sched_look and its end. */
+static void pause_begin(void) {
+    for (uint32_t i = 0; i < load_seq(&S.nm) && i < MAX_M; i++) {
+        mhost *h = host_of(i);
+        if (h) h->prof_attached = py_thread_state(h->mp) == HOST_RUNNING;
+    }
+    world_stop();
+}
+
+static void pause_end(void) {
+    int64_t until = nanotime() + RESUME_MAX;
+    for (uint32_t i = 0; i < load_seq(&S.nm) && i < MAX_M; i++) {
+        mhost *h = host_of(i);
+        if (h && h->prof_attached) store_relaxed(&h->resuming, until);
+    }
+    world_start();
+}
+
 static void note_pause(PyProfile *self, int64_t pause) {
     mutex_lock(&self->lock);
     self->pauses++;
@@ -231,10 +253,10 @@ static void note_stacks(PyProfile *self, target *all, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) wanted += all[i].has_stack;
     if (!wanted) return;
     int64_t begin = nanotime();
-    world_stop();
+    pause_begin();
     for (uint32_t i = 0; i < n; i++)
         if (all[i].has_stack) note_stack(&all[i]);
-    world_start();
+    pause_end();
     note_pause(self, nanotime() - begin);
 }
 
@@ -333,12 +355,16 @@ static void look_at(g *gp, PyG *self, target *t) {
 
 /* goroutines() -> how many there are: adds every G that hasn't ended. */
 static PyObject *profile_goroutines(PyProfile *self, PyObject *Py_UNUSED(unused)) {
+    if (!sched_look()) return PyLong_FromLong(0);
     uint64_t max = sched_live() + 1024;
     target *all = malloc(max * sizeof *all);
-    if (!all) return PyErr_NoMemory();
+    if (!all) {
+        sched_look_end();
+        return PyErr_NoMemory();
+    }
     uint32_t n = 0, over = 0;
     int64_t begin = nanotime();
-    world_stop();
+    pause_begin();
     for (uint32_t i = 0, slots = g_slots(); i < slots; i++) {
         g *gp = g_at(i);
         PyG *of = gp->host;
@@ -348,7 +374,8 @@ static PyObject *profile_goroutines(PyProfile *self, PyObject *Py_UNUSED(unused)
         else
             over++;
     }
-    world_start();
+    pause_end();
+    sched_look_end();
     note_pause(self, nanotime() - begin);
     keep(self, all, n);
     self->tab.dropped += over;
