@@ -95,6 +95,27 @@ enum chan_result chan_recv(chan *c, void **out, parker *k, waiter *w) {
     return r;
 }
 
+/* The memory is got and freed outside the lock; two that grow it at once do so once. */
+bool chan_grow(chan *c) {
+    mutex_lock(&c->lock);
+    uint32_t cap = c->cap;
+    mutex_unlock(&c->lock);
+    uint32_t twice = cap ? 2 * cap : 1;
+    void **ring = cap > UINT32_MAX / 4 ? NULL : calloc(twice, sizeof(void *)), **drop = ring;
+    if (!ring) return false;
+    mutex_lock(&c->lock);
+    if (c->cap == cap) {
+        for (uint32_t i = 0; i < load_relaxed(&c->count); i++) ring[i] = c->ring[(c->first + i) % cap];
+        drop = c->ring;
+        c->ring = ring;
+        c->cap = twice;
+        c->first = 0;
+    }
+    mutex_unlock(&c->lock);
+    free(drop);
+    return true;
+}
+
 void chan_unwait(chan *c, waiter *w, bool sending) {
     mutex_lock(&c->lock);
     waitq_remove(sending ? &c->sendq : &c->recvq, w);
@@ -165,11 +186,11 @@ int select_try(chan_case *cases, uint32_t n, parker *k, uint32_t *order, uint64_
     }
     if (done < 0 && k) {
         uint64_t seq = wait_begin(k);
-        for (uint32_t i = 0; i < n; i++) {
-            chan_case *cc = &cases[i];
-            if (!cc->c) continue;
+        /* In the random order, too: one channel may stand in several cases. */
+        for (uint32_t i = 0; i < live; i++) {
+            chan_case *cc = &cases[poll[i]];
             waiter_init(cc->w, k, seq);
-            cc->w->index = i;
+            cc->w->index = poll[i];
             cc->w->val = cc->sending ? cc->val : NULL;
             waitq_push(cc->sending ? &cc->c->sendq : &cc->c->recvq, cc->w);
         }

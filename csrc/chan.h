@@ -46,6 +46,9 @@ enum chan_result chan_send(chan *c, void *v, parker *k, waiter *w);
 enum chan_result chan_recv(chan *c, void **out, parker *k, waiter *w);
 /* Takes w out after a wake-up by something else than the channel. */
 void chan_unwait(chan *c, waiter *w, bool sending);
+/* Makes room for twice as many values. False: no memory, or too many. Waiting senders stay where
+ * they are: for channels whose senders don't wait but grow it. */
+bool chan_grow(chan *c);
 /* False: it was closed already. */
 bool chan_close(chan *c);
 

@@ -1,6 +1,22 @@
 #include "gsync.h"
 
+#include "scheduler.h"
+
 static const int64_t STARVING = 1 * MILLISECOND;
+
+/* Looks seldom: each look takes the line away from the holder, who wants it for its release. */
+bool glock_spin(glock *l, bool again) {
+    if (!sched_may_spin()) return false;
+    for (int64_t until = nanotime() + load_relaxed(&S.spin_ns); nanotime() < until;) {
+        for (int i = 0; i < 64; i++) cpu_relax();
+        uint32_t word = load_relaxed(&l->word);
+        if (word == 2) return false;
+        if (word == 0 && atomic_compare_exchange_strong_explicit(&l->word, &word, again ? 2 : 1,
+                                                                 memory_order_acquire, memory_order_relaxed))
+            return true;
+    }
+    return false;
+}
 
 bool glock_wait(glock *l, parker *k, waiter *w, int64_t since, bool again) {
     mutex_lock(&l->lock);
@@ -24,6 +40,16 @@ void glock_unwait(glock *l, waiter *w) {
     waitq_remove(&l->waiters, w);
     atomic_fetch_sub(&l->nwaiters, 1);
     mutex_unlock(&l->lock);
+}
+
+/* A linked waiter's g lives: it can't leave before it has unlinked itself, which takes the lock. */
+uint32_t glock_line(glock *l, uint64_t *ids, uint32_t room) {
+    uint32_t n = 0;
+    mutex_lock(&l->lock);
+    for (waiter *w = l->waiters.first; w; w = w->next, n++)
+        if (n < room) ids[n] = w->parker->g ? w->parker->g->id : 0;
+    mutex_unlock(&l->lock);
+    return n;
 }
 
 bool glock_release(glock *l) {

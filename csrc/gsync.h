@@ -23,11 +23,18 @@ static inline bool glock_try(glock *l) {
     return atomic_compare_exchange_strong_explicit(&l->word, &free, 1, memory_order_acquire,
                                                    memory_order_relaxed);
 }
+/* Looks for some microseconds whether the lock gets free, and takes it (true). Only where another
+ * M may be about to release it, and not when others are in line. again: see below. Two that
+ * want it all the time otherwise wake each other for each turn. */
+bool glock_spin(glock *l, bool again);
 /* Takes the lock (true), or begins a wait of k's owner. again: it was woken without having
  * been handed the lock, and goes to the front of the queue; since: when it came. */
 bool glock_wait(glock *l, parker *k, waiter *w, int64_t since, bool again);
 /* Takes w out after a wake-up by something else. */
 void glock_unwait(glock *l, waiter *w);
+/* Who waits, first in line first: ids of g's, 0 for plain threads; at most `room` of them.
+ * Returns how many wait. */
+uint32_t glock_line(glock *l, uint64_t *ids, uint32_t room);
 /* False: it wasn't held. */
 bool glock_release(glock *l);
 

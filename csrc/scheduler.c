@@ -259,6 +259,15 @@ static g *spin(m *mp, p *pp) {
     }
 }
 
+bool sched_may_spin(void) {
+    m *mp = sched_self;
+    p *pp = mp ? load_relaxed(&mp->p) : NULL;
+    if (!pp || !S.ops.spin) return false;
+    uint32_t not_running = load_relaxed(&S.nidlep) + load_relaxed(&S.nspinning);
+    return load_relaxed(&S.procs) > not_running + 1 && !boundq_len(&mp->bound) && runq_empty(&pp->runq) &&
+           !globq_len(&S.globq);
+}
+
 /* One round of looking, in Go's order. NULL: something changed (or mp slept): look again. */
 static g *find_runnable(m *mp, p *pp, int64_t *now) {
     bool again = false;

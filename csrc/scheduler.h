@@ -189,6 +189,10 @@ void sched_end(m *mp, g *gp);                  /* RUNNING -> DEAD -> IDLE; the s
 g *sched_next_at(m *mp, int64_t now); /* now: a time just read, or 0 */
 static inline g *sched_next(m *mp) { return sched_next_at(mp, 0); }
 
+/* May a g of this M look again and again for what a g on another M does soon? (As Go's
+ * runtime_canSpin: another P runs, and nobody waits for this one.) Outside the door. */
+bool sched_may_spin(void);
+
 /* Is mp coming back from a long call that it hadn't declared, and lost its P in it? (For the
  * g's ends; g->blocked tells it of earlier calls.) */
 bool sched_blocked_long(m *mp);

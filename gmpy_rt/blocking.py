@@ -9,7 +9,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from . import _door
-from ._door import Chan
 
 T = TypeVar("T")
 
@@ -54,11 +53,12 @@ def blocking(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
     """
     if _door.current_or_none() is None:
         return fn(*args, **kwargs)
-    done: Chan[Future[T]] = Chan(1)
+    done = _door.Waiters("blocking call")
+    ticket = done.add()
     _door.external(1)
 
     def finished(future: Future[T]) -> None:
-        done.send(future)
+        done.wake()
         _door.external(-1)
 
     # submit() holds locks of threads; a G that was preempted in there would keep them, and the
@@ -72,7 +72,8 @@ def blocking(fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
     finally:
         _door.no_preempt(-1)
     future.add_done_callback(finished)
-    return done.recv().result()
+    ticket.wait()
+    return future.result()
 
 
 def _after_fork_in_child() -> None:

@@ -26,7 +26,8 @@ class TaskGroup(Group):
     The first child that fails cancels the others and interrupts the body; so does an exception
     in the body. Failures are raised together as an ExceptionGroup; a child that was cancelled
     is no failure. When the G itself is cancelled or timed out, the children are cancelled and
-    waited for, then that is raised. Children may start children with go().
+    waited for, then that is raised. Children may start children with go(); what is started in
+    a group that was cancelled is cancelled before it begins.
     """
 
     def __enter__(self) -> TaskGroup:
@@ -142,7 +143,9 @@ def _as_completed(fn: Callable[[T], R], items: Iterable[T], limit: int | None) -
 
     g = go(produce)
     try:
-        yield from results
+        # Not `yield from`, which closes the channel when it is left.
+        for result in results:  # noqa: UP028
+            yield result
         g.result()
     finally:
         if not g.done():

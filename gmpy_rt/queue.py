@@ -9,11 +9,11 @@ import queue as _stdlib
 from collections import deque
 from heapq import heappop, heappush
 from time import monotonic
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from . import _load as _load
-from ._door import Lock, Waiters
-from .sync import Condition, Semaphore
+from ._door import Chan, Lock, Waiters
+from .sync import Condition, _is_negative
 
 __gmpy_atomic__ = True  # no interrupt between two bytecodes here, see preempt.c
 
@@ -82,7 +82,7 @@ class Queue(Generic[T]):
 
         timeout: seconds. Raises Full at once if not block, or after timeout; ShutDown; Cancelled.
         """
-        if block and timeout is not None and timeout < 0:
+        if block and timeout is not None and _is_negative(timeout):
             raise ValueError(f"timeout={timeout!r}: 'timeout' must be a non-negative number")
         with self.mutex:
             if self.is_shutdown:
@@ -106,7 +106,7 @@ class Queue(Generic[T]):
         timeout: seconds. Raises Empty at once if not block, or after timeout; ShutDown once the
         queue is shut down and empty; Cancelled.
         """
-        if block and timeout is not None and timeout < 0:
+        if block and timeout is not None and _is_negative(timeout):
             raise ValueError(f"timeout={timeout!r}: 'timeout' must be a non-negative number")
         with self.mutex:
             if not self._qsize():
@@ -203,13 +203,11 @@ class SimpleQueue(Generic[T]):
     """queue.SimpleQueue's interface: any number of items; put() never waits."""
 
     def __init__(self) -> None:
-        self._items: deque[T] = deque()
-        self._count = Semaphore(0)
+        self._items: Chan[T] = Chan._growing()
 
     def put(self, item: T, block: bool = True, timeout: float | None = None) -> None:
         """Put item in; block and timeout are there for Queue's sake. Finalizers may call it."""
-        self._items.append(item)
-        self._count.release()
+        self._items.try_send(item)
 
     def put_nowait(self, item: T) -> None:
         """put(item)."""
@@ -217,15 +215,21 @@ class SimpleQueue(Generic[T]):
 
     def get(self, block: bool = True, timeout: float | None = None) -> T:
         """Take the oldest item out; wait while there is none. As Queue.get."""
-        if block and timeout is not None and timeout < 0:
+        if not block:
+            return self.get_nowait()
+        if timeout is not None and _is_negative(timeout):
             raise ValueError(f"timeout={timeout!r}: 'timeout' must be a non-negative number")
-        if not self._count.acquire(block, timeout if block else None):
-            raise Empty
-        return self._items.popleft()
+        try:
+            return self._items.recv(timeout)
+        except TimeoutError:
+            raise Empty from None
 
     def get_nowait(self) -> T:
         """get(block=False)."""
-        return self.get(False)
+        there, item = self._items.try_recv()
+        if not there:
+            raise Empty
+        return cast(T, item)
 
     def qsize(self) -> int:
         """How many items there are."""
@@ -233,7 +237,7 @@ class SimpleQueue(Generic[T]):
 
     def empty(self) -> bool:
         """Whether there are none."""
-        return not self._items
+        return not len(self._items)
 
 
 __all__ = ["Empty", "Full", "LifoQueue", "PriorityQueue", "Queue", "ShutDown", "SimpleQueue"]

@@ -28,6 +28,16 @@ class AnyLock(Protocol):
     def release(self) -> None: ...
 
 
+def _is_negative(timeout: float) -> bool:
+    """timeout < 0. Raises TypeError for what isn't a number."""
+    try:
+        return timeout < 0
+    except TypeError:
+        raise TypeError(
+            f"timeout={timeout!r}: give a number of seconds, or None to wait for ever"
+        ) from None
+
+
 def _acquire_anyway(lock: AnyLock) -> None:
     if isinstance(lock, Lock):
         lock._acquire_anyway()
@@ -103,7 +113,9 @@ class Condition:
 
     def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
         """Wait until predicate() is true, at most timeout seconds; return its last value."""
-        until = None if timeout is None else time.monotonic() + timeout
+        until = None
+        if timeout is not None:
+            until = time.monotonic() + (0 if _is_negative(timeout) else timeout)
         result = predicate()
         while not result:
             left = None if until is None else until - time.monotonic()
@@ -302,15 +314,28 @@ class RWMutex:
         self._mu = Lock()
         self._readers = 0
         self._writing = False
+        self._writer: int | None = None
         self._read_queue = Waiters("read lock")
         self._write_queue = Waiters("write lock")
         self.reader = _Side(self.rlock, self.runlock)
         self.writer = _Side(self.lock, self.unlock)
 
     def __repr__(self) -> str:
-        state = "writing" if self._writing else f"{self._readers} reading"
+        state = f"{self._readers} reading"
+        if self._writing:
+            state = "writing" if self.owner is None else f"G {self.owner} writing"
         waiting = f"{len(self._read_queue)}+{len(self._write_queue)} waiting"
         return f"<gmpy_rt.RWMutex at {id(self):#x}: {state}, {waiting}>"
+
+    @property
+    def owner(self) -> int | None:
+        """The id of the G that holds it for writing; None if there's none, or it is a thread."""
+        return self._writer if self._writing else None
+
+    @property
+    def waiters(self) -> int:
+        """How many wait, for reading or writing."""
+        return len(self._read_queue) + len(self._write_queue)
 
     def rlock(self, timeout: float | None = None) -> bool:
         """Lock for reading; False after timeout seconds. Raises Cancelled."""
@@ -343,11 +368,14 @@ class RWMutex:
         with self._mu:
             if not self._writing and not self._readers:
                 self._writing = True
+                self._note_writer()
                 return True
             ticket = self._write_queue.add()
         woken = False
         try:
             woken = ticket.wait(timeout)
+            if woken:
+                self._note_writer()
             return woken
         except BaseException:
             if ticket.drop():
@@ -364,11 +392,16 @@ class RWMutex:
             if not self._writing:
                 raise RuntimeError(f"unlock of {self!r}, which nobody writes; lock() it first")
             self._writing = False
+            self._writer = None
             self._readers = self._read_queue.wake_all()
             if not self._readers:
                 self._hand_to_writer()
         finally:
             self._mu.release()
+
+    def _note_writer(self) -> None:
+        me = current_or_none()
+        self._writer = None if me is None else me.id
 
     def _hand_to_writer(self) -> None:
         self._writing = True  # before it runs
@@ -391,7 +424,9 @@ class _Side:
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         """As Lock.acquire."""
-        return self._take(None if blocking and timeout < 0 else timeout if blocking else 0)
+        if not blocking:
+            return self._take(0)
+        return self._take(None if _is_negative(timeout) else timeout)
 
     def __enter__(self) -> bool:
         return self._take(None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+import inspect
 import os
 import subprocess
 import sys
@@ -29,6 +31,25 @@ sees_blocking = pytest.mark.skipif(
     not FREE_THREADED, reason="with a GIL, 'detached' may also mean 'waits for the GIL'"
 )
 preempts = pytest.mark.skipif(PREEMPTION == "none", reason="no preemption before 3.12")
+
+
+def on_procs(*numbers: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Runs a test's body as the main G, once with each of these numbers of P's."""
+
+    def decorate(test: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(test)
+        def wrapper(*args: object, procs: int, **kwargs: object) -> None:
+            gmpy_rt.run(lambda: test(*args, **kwargs), procs=procs)
+
+        signature = inspect.signature(test)
+        more = inspect.Parameter("procs", inspect.Parameter.KEYWORD_ONLY)
+        wrapper.__signature__ = signature.replace(  # type: ignore[attr-defined]
+            parameters=[*signature.parameters.values(), more]
+        )
+        return pytest.mark.parametrize("procs", numbers)(wrapper)
+
+    return decorate
+
 
 PATIENCE = 20.0  # seconds; the end of every wait that should be over at once
 

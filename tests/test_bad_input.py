@@ -9,6 +9,7 @@ from support import CPUS, PATIENCE, run_script
 from test_g import in_runtime
 
 import gmpy_rt as rt
+from gmpy_rt import queue
 
 
 def says(problem: pytest.ExceptionInfo[BaseException], *parts: str) -> None:
@@ -174,15 +175,48 @@ def test_channels_of_a_capacity_that_is_no_number():
 
 @in_runtime
 def test_timeouts_that_are_no_numbers():
-    ch = rt.Chan()
-    g = rt.go(ch.recv)
-    waits = (ch.recv, g.join, g.result, g.exception, lambda t: rt.select(ch, timeout=t))
-    for wait in waits:
+    """Every wait that would wait."""
+    chan, held, wg, full = rt.Chan(), rt.Lock(), rt.WaitGroup(), queue.Queue(1)
+    rlock, rw, cond = rt.RLock(), rt.RWMutex(), rt.Condition()
+    held.acquire()
+    rw.lock()
+    cond.acquire()
+    wg.add(1)
+    full.put(1)
+    rt.go(rlock.acquire).result(PATIENCE)
+    g = rt.go(chan.recv)
+    waits = [
+        (chan.recv,),
+        (rt.Chan().send, 1),  # nobody receives there
+        (g.join,),
+        (g.result,),
+        (g.exception,),
+        (lambda t: rt.select(chan, timeout=t),),
+        (held.acquire, True),
+        (rlock.acquire, True),
+        (rt.Semaphore(0).acquire, True),
+        (rt.Event().wait,),
+        (cond.wait,),
+        (cond.wait_for, lambda: False),
+        (rt.Barrier(2).wait,),
+        (rw.rlock,),
+        (rw.lock,),
+        (rw.reader.acquire, True),
+        (rw.writer.acquire, True),
+        (wg.wait,),
+        (queue.Queue().get, True),
+        (full.put, 1, True),
+        (queue.SimpleQueue().get, True),
+        (lambda t: rt.timeout(t).__enter__(),),
+    ]
+    for wait, *args in waits:
         with pytest.raises(TypeError) as problem:
-            wait("soon")
+            wait(*args, "soon")
         says(problem, "timeout='soon'", "seconds")
         with pytest.raises(ValueError, match="nan"):
-            wait(float("nan"))
+            wait(*args, float("nan"))
+    with pytest.raises(TypeError, match=r"deadline\('soon'\): give a time of time.monotonic"):
+        rt.deadline("soon")
     g.cancel()
 
 

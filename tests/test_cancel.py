@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import re
 import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from support import PATIENCE, is_parked, poll_until, preempts
@@ -14,6 +17,7 @@ from test_g import in_runtime
 
 import gmpy_rt as rt
 from gmpy_rt import queue
+from gmpy_rt._door import Poll, Waiters
 
 
 @in_runtime
@@ -233,7 +237,12 @@ PARKS = {
     "simple queue": lambda env: env.simple.get(),
     "join": lambda env: env.g.join(),
     "blocking": lambda env: rt.blocking(env.thread_event.wait, PATIENCE),
-    "socket": lambda env: env.socket_wait(),
+    "socket": lambda env: env.socket_wait(False),
+    "full socket": lambda env: env.socket_wait(True),
+    "once": lambda env: env.once.do(print),
+    "queue join": lambda env: env.full.join(),
+    "task group": lambda env: env.group_wait(),
+    "park": lambda env: env.plain.wait(),
     "after": lambda env: rt.after(PATIENCE).recv(),
     "gather": lambda env: rt.gather(env.chan.recv, env.event.wait),
 }
@@ -251,6 +260,11 @@ class Env:
         self.empty, self.full, self.simple = queue.Queue(), queue.Queue(1), queue.SimpleQueue()
         self.thread_event = threading.Event()
         self.ends = socket.socketpair()
+        self.ends[0].setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.ends[0].send(bytes(100_000))
+        self.once, self.plain = rt.Once(), Waiters()
         self.lock.acquire()
         self.rw.lock()
         self.wg.add(1)
@@ -261,7 +275,7 @@ class Env:
 
     def hold(self):
         with self.rlock:
-            self.stop.recv()
+            self.once.do(self.stop.recv)
 
     def wait_condition(self):
         with self.condition:
@@ -270,14 +284,16 @@ class Env:
             finally:
                 assert self.condition._is_owned()
 
-    def socket_wait(self):
-        from gmpy_rt._door import Poll
-
+    def socket_wait(self, for_writing):
         poll = Poll(os.dup(self.ends[0].fileno()))
         try:
-            poll.wait(False, None)
+            poll.wait(for_writing, None)
         finally:
             poll.close()
+
+    def group_wait(self):
+        with rt.TaskGroup() as tg:
+            tg.go(self.chan.recv)
 
     def close(self):
         self.thread_event.set()
@@ -295,6 +311,9 @@ class Env:
             self.rw._write_queue,
             self.empty.not_empty._waiters,
             self.full.not_full._waiters,
+            self.full.all_tasks_done._waiters,
+            self.once._done._waiters,
+            self.plain,
         ]
         assert [len(q) for q in queues] == [0] * len(queues)
         assert self.lock.waiters == self.rlock.waiters == 0
@@ -331,6 +350,28 @@ def test_an_interrupted_wait_leaves_nothing_behind(kind, how):
     poll_until(lambda: rt.num_goroutine() <= before + (kind == "after"))
     env.assert_nothing_waits()
     env.close()
+
+
+PYG = Path(__file__).resolve().parent.parent / "csrc" / "bridge" / "pyg.c"
+
+
+@pytest.mark.skipif(not PYG.exists(), reason="needs the core's source, which names the parks")
+@in_runtime
+def test_every_kind_of_park_is_interrupted_here():
+    source = PYG.read_text()
+    names = source[source.index("wait_reasons[WAIT_REASONS] = {") :]
+    reasons = set(re.findall(r'\[WAIT_\w+\] = "(.*)"', names[: names.index("};")]))
+    reasons -= {"waiting"}  # none
+    reasons -= {"timers"}  # the timers' own G; it isn't given out
+    env, seen = Env(), set()
+    for kind in PARKS.values():
+        g = rt.go(kind, env)
+        poll_until(lambda g=g: is_parked(g))
+        seen.add(g.state)
+        g.cancel()
+        assert isinstance(g.exception(PATIENCE), rt.Cancelled)
+    env.close()
+    assert seen == reasons
 
 
 @in_runtime

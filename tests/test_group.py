@@ -110,6 +110,39 @@ def test_cancelling_the_parent_cancels_and_awaits_the_children():
 
 
 @in_runtime
+def test_what_starts_in_a_cancelled_group_does_not_begin():
+    """A child that was cancelled runs on to its next park: what it starts until then was
+    forgotten, and the block waited for it for ever."""
+    begun = []
+
+    def cancel_all_and_spawn(tg):
+        tg.cancel()  # this G, too: at its next park
+        begun.append(tg.go(begun.append, "ran"))
+        rt.Chan().recv()
+
+    with rt.TaskGroup() as tg:
+        tg.go(cancel_all_and_spawn, tg)
+    late = begun.pop()
+    assert not begun and isinstance(late.exception(PATIENCE), rt.Cancelled)
+
+    def fail():
+        raise KeyError
+
+    def spawn_at_the_end(tg):
+        try:
+            rt.Chan().recv()
+        finally:
+            begun.append(tg.go(rt.Chan().recv))
+
+    with pytest.raises(ExceptionGroup) as failures, rt.TaskGroup() as tg:
+        tg.go(spawn_at_the_end, tg)
+        rt.gosched()
+        tg.go(fail)
+    assert [type(exc) for exc in failures.value.exceptions] == [KeyError]
+    assert all(isinstance(g.exception(PATIENCE), rt.Cancelled) for g in begun)
+
+
+@in_runtime
 def test_misuse():
     tg = rt.TaskGroup()
     with pytest.raises(RuntimeError, match="outside its block"):
@@ -175,11 +208,13 @@ def test_map_keeps_order_and_limit():
 @in_runtime
 def test_as_completed_gives_the_fast_ones_first_and_may_be_left():
     before = rt.num_goroutine()
-    results = rt.map_as_completed(lambda s: (rt.sleep(s), s)[1], [PATIENCE, 0.01, 0.001])
-    assert next(results) == 0.001
-    assert next(results) == 0.01
-    results.close()
-    poll_until(lambda: rt.num_goroutine() == before)
+    with excepthook_calls() as failed:
+        results = rt.map_as_completed(lambda s: (rt.sleep(s), s)[1], [PATIENCE, 0.01, 0.001])
+        assert next(results) == 0.001
+        assert next(results) == 0.01
+        results.close()
+        poll_until(lambda: rt.num_goroutine() == before)
+    assert not failed  # its own G was cancelled, and that is no failure
 
 
 @in_runtime

@@ -71,6 +71,36 @@ def test_a_lock_names_its_owner_and_its_waiters():
 
 
 @in_runtime
+def test_a_lock_names_who_waits_in_the_order_they_came():
+    for lock in (rt.Lock(), rt.RLock()):
+        assert lock.waiting == ()
+        lock.acquire()
+
+        def take(lock=lock):
+            with lock:
+                pass
+
+        first = rt.go(take)
+        poll_until(lambda g=first: is_parked(g))
+        thread = threading.Thread(target=take)
+        thread.start()
+        poll_until(lambda lock=lock: lock.waiters == 2)
+        last = []
+        for _ in range(20):
+            last.append(rt.go(take))
+            poll_until(lambda g=last[-1]: is_parked(g))
+        assert lock.waiting == (first.id, None, *(g.id for g in last))
+        last[3].cancel()
+        assert last[3].join(PATIENCE) and last.pop(3).id not in lock.waiting
+        assert len(lock.waiting) == 21
+        lock.release()
+        for g in (first, *last):
+            g.result(PATIENCE)
+        rt.blocking(thread.join, PATIENCE)
+        assert lock.waiting == () and lock.waiters == 0
+
+
+@in_runtime
 def test_with_releases_when_the_block_raises():
     lock = rt.Lock()
     with pytest.raises(KeyError), lock:

@@ -144,3 +144,31 @@ def test_join_waits_for_task_done():
     joined.result(PATIENCE)
     with pytest.raises(ValueError, match="too many"):
         q.task_done()
+
+
+@in_runtime
+def test_a_simple_queues_item_goes_to_who_waits_and_to_nobody_else():
+    """As it was a semaphore beside a deque, a get in between took the item of the one that had
+    been woken, which then took a later one, though the queue had been seen empty before that."""
+    q = queue.SimpleQueue()
+    g = rt.go(q.get)
+    poll_until(lambda: is_parked(g))
+    q.put("first")  # g is woken, and hasn't run yet
+    with pytest.raises(queue.Empty):
+        q.get(False)
+    q.put("second")
+    assert q.get(False) == "second"
+    assert g.result(PATIENCE) == "first"
+
+
+@in_runtime
+def test_a_simple_queue_holds_any_number():
+    q = queue.SimpleQueue()
+    for i in range(10_000):
+        q.put(i)
+        if i % 3 == 0:
+            assert q.get() == i // 3
+    assert q.qsize() == 10_000 - 3334 and not q.empty()
+    assert [q.get_nowait() for _ in range(q.qsize())] == list(range(3334, 10_000))
+    with pytest.raises(queue.Empty):
+        q.get(timeout=0.001)

@@ -305,6 +305,26 @@ def test_a_writer_that_gives_up_lets_the_readers_in():
 
 
 @in_runtime
+def test_an_rwmutex_names_its_writer_and_counts_who_waits():
+    rw = rt.RWMutex()
+    assert rw.owner is None and rw.waiters == 0
+    rw.lock()
+    assert rw.owner == rt.current().id and f"G {rw.owner} writing" in repr(rw)
+    reader, writer = rt.go(rw.rlock), rt.go(rw.lock)
+    parked(reader, writer)
+    assert rw.waiters == 2
+    rw.unlock()
+    assert reader.result(PATIENCE) and rw.owner is None and rw.waiters == 1
+    rw.runlock()
+    assert writer.result(PATIENCE) and rw.owner == writer.id and rw.waiters == 0
+    rw.unlock()
+    thread = threading.Thread(target=rw.lock)
+    thread.start()
+    rt.blocking(thread.join, PATIENCE)
+    assert rw.owner is None and "writing" in repr(rw)
+
+
+@in_runtime
 def test_rwmutex_misuse():
     rw = rt.RWMutex()
     with pytest.raises(RuntimeError, match="nobody reads"):

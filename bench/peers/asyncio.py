@@ -91,6 +91,68 @@ def pingpong(params: Params) -> Values:
     return _run(main())
 
 
+def lock(params: Params) -> Values:
+    async def main() -> Values:
+        mutex = asyncio.Lock()
+        seconds = []
+        for _ in range(params["batches"]):
+            start = time.perf_counter()
+            for _ in range(params["turns"]):
+                await mutex.acquire()
+                mutex.release()
+            seconds.append(time.perf_counter() - start)
+        return kit.per_item(seconds, params["turns"])
+
+    return _run(main())
+
+
+def crowd(params: Params) -> Values:
+    async def main() -> Values:
+        chan: asyncio.Queue[int] = asyncio.Queue(params["capacity"] or 1)
+
+        async def produce() -> None:
+            for i in range(params["each"]):
+                await chan.put(i)
+
+        async def consume() -> None:
+            for _ in range(params["each"]):
+                await chan.get()
+
+        start = time.perf_counter()
+        await asyncio.gather(*(fn() for _ in range(params["pairs"]) for fn in (produce, consume)))
+        return kit.throughput(params, time.perf_counter() - start)
+
+    return _run(main())
+
+
+def group(params: Params) -> Values:
+    async def main() -> Values:
+        seconds = []
+        for _ in range(params["batches"]):
+            start = time.perf_counter()
+            async with asyncio.TaskGroup() as tg:
+                for _ in range(params["batch"]):
+                    tg.create_task(_nothing())
+            seconds.append(time.perf_counter() - start)
+        return kit.per_item(seconds, params["batch"])
+
+    return _run(main())
+
+
+def cancel(params: Params) -> Values:
+    async def main() -> Values:
+        never: asyncio.Queue[int] = asyncio.Queue()
+        parked = [asyncio.create_task(never.get()) for _ in range(params["count"])]
+        await asyncio.sleep(0)
+        start = time.perf_counter()
+        for task in parked:
+            task.cancel()
+        await asyncio.wait(parked)
+        return {"ms": (time.perf_counter() - start) * 1e3}
+
+    return _run(main())
+
+
 def cpu(params: Params) -> Values:
     async def work(limit: int) -> int:
         return kit.count_primes(limit)

@@ -9,8 +9,9 @@ from functools import partial
 from typing import Any
 
 import gevent
+import gevent.lock
 import gevent.server
-from gevent.queue import Queue
+from gevent.queue import Channel, Queue
 
 from bench.peers import kit
 from bench.peers.kit import Params, Values
@@ -51,7 +52,7 @@ def gosched(params: Params) -> Values:
 
 def pingpong(params: Params) -> Values:
     trips: int = params["trips"]
-    there, back = Queue(1), Queue(1)
+    there, back = (Channel(), Channel()) if params["mode"] else (Queue(1), Queue(1))
 
     def echo() -> None:
         for _ in range(trips):
@@ -70,6 +71,38 @@ def pingpong(params: Params) -> Values:
         gevent.joinall(pair)
         seconds.append(pair[0].get())
     return kit.per_item(seconds, trips)
+
+
+def lock(params: Params) -> Values:
+    mutex = gevent.lock.BoundedSemaphore(1)
+    return kit.per_item(kit.locking(mutex, params["turns"], params["batches"]), params["turns"])
+
+
+def crowd(params: Params) -> Values:
+    capacity: int = params["capacity"]
+    chan = Queue(capacity) if capacity else Channel()
+
+    def produce() -> None:
+        for i in range(params["each"]):
+            chan.put(i)
+
+    def consume() -> None:
+        for _ in range(params["each"]):
+            chan.get()
+
+    start = time.perf_counter()
+    workers = [gevent.spawn(fn) for _ in range(params["pairs"]) for fn in (produce, consume)]
+    gevent.joinall(workers)
+    return kit.throughput(params, time.perf_counter() - start)
+
+
+def cancel(params: Params) -> Values:
+    never = Queue()
+    parked = [gevent.spawn(never.get) for _ in range(params["count"])]
+    gevent.sleep(0)
+    start = time.perf_counter()
+    gevent.killall(parked)
+    return {"ms": (time.perf_counter() - start) * 1e3}
 
 
 def cpu(params: Params) -> Values:

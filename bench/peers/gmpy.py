@@ -6,13 +6,15 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import gmpy_rt
 from bench.peers import kit
 from bench.peers.kit import Params, Values
 from gmpy_rt import Chan, go, sleep
 from gmpy_rt import gosched as yield_
+
+T = TypeVar("T")
 
 WITHOUT: dict[str, str] = {}
 
@@ -77,23 +79,24 @@ def _trips(there: Chan[int], back: Chan[int], trips: int) -> float:
 
 
 def pingpong(params: Params) -> Values:
-    make_pair = _pair_apart if params["mode"] == "forced" else _pair
-
     def main() -> Values:
         threads = 0
         seconds = []
         for _ in range(params["batches"]):
-            took, threads = make_pair(params["trips"])
+            if params["mode"] == "forced":
+                took, threads = _pair_apart(params["trips"])
+            else:
+                took, threads = _pair(params["trips"], 0 if params["mode"] == "unbuffered" else 1)
             seconds.append(took)
         return {**kit.per_item(seconds, params["trips"]), "threads": threads}
 
     return _run(main)
 
 
-def _pair(trips: int) -> tuple[float, int]:
+def _pair(trips: int, capacity: int) -> tuple[float, int]:
     """A pair as anybody makes it: two G's, started one after the other."""
-    there: Chan[int] = Chan(1)
-    back: Chan[int] = Chan(1)
+    there: Chan[int] = Chan(capacity)
+    back: Chan[int] = Chan(capacity)
     threads: set[int] = set()
 
     def echo() -> None:
@@ -110,33 +113,169 @@ def _pair(trips: int) -> tuple[float, int]:
     return took, len(threads)
 
 
-def _pair_apart(trips: int) -> tuple[float, int]:
-    """A pair on two M's: one hogs its P until the other has started elsewhere.
+def _apart(one: Callable[[], T], other: Callable[[], object]) -> T:
+    """one() in this G and other() in one on another M; returns what one() does.
 
-    A started G never changes its M, so they stay apart.
+    This G hogs its P until the other has started elsewhere. A started G never changes its
+    M, so they stay apart.
     """
-    there: Chan[int] = Chan(1)
-    back: Chan[int] = Chan(1)
     here = threading.get_ident()
     elsewhere: list[int] = []
 
-    def echo() -> None:
+    def begin() -> None:
         elsewhere.append(threading.get_ident())
         if elsewhere[-1] != here:
-            _echo(there, back, trips)
+            other()
 
     for _ in range(100):
         before = len(elsewhere)  # first: a thief may run it before go() returns
-        other = go(echo)
+        g = go(begin)
         while len(elsewhere) == before:
             # Preempted or not: an idle P steals it, or it runs here, and we try again.
             pass
         if elsewhere[-1] != here:
-            took = _trips(there, back, trips)
-            other.join()
-            return took, 2
-        other.join()
+            result = one()
+            g.join()
+            return result
+        g.join()
     raise kit.Skipped("100 G's in a row were not stolen by an idle P")
+
+
+def _pair_apart(trips: int) -> tuple[float, int]:
+    there: Chan[int] = Chan(1)
+    back: Chan[int] = Chan(1)
+    took = _apart(lambda: _trips(there, back, trips), lambda: _echo(there, back, trips))
+    return took, 2
+
+
+def select(params: Params) -> Values:
+    kind, _, plain = params["mode"].partition(" ")
+    side = _select_ready if kind == "ready" else _select_parked
+
+    def main() -> Values:
+        seconds = [side(params["turns"], bool(plain)) for _ in range(params["batches"])]
+        return kit.per_item(seconds, params["turns"])
+
+    return _run(main)
+
+
+def _select_ready(turns: int, plain: bool) -> float:
+    a: Chan[int] = Chan(turns)
+    b: Chan[int] = Chan(turns)
+    for i in range(turns):
+        a.send(i)
+        b.send(i)
+    recv, choose = a.recv, gmpy_rt.select
+    start = time.perf_counter()
+    if plain:
+        for _ in range(turns):
+            recv()
+    else:
+        for _ in range(turns):
+            choose(a, b)
+    return time.perf_counter() - start
+
+
+def _select_parked(turns: int, plain: bool) -> float:
+    a: Chan[int] = Chan(1)
+    b: Chan[int] = Chan(1)
+    back: Chan[int] = Chan(1)
+
+    def receiver() -> None:
+        send, recv, choose = back.send, a.recv, gmpy_rt.select
+        if plain:
+            for _ in range(turns):
+                send(recv())
+        else:
+            for _ in range(turns):
+                send(choose(a, b)[1])
+
+    def sender() -> float:
+        to_a, recv = a.send, back.recv
+        to_b = to_a if plain else b.send
+        start = time.perf_counter()
+        for i in range(turns // 2):
+            to_a(i)
+            recv()
+            to_b(i)
+            recv()
+        return time.perf_counter() - start
+
+    g = go(receiver)
+    took = go(sender).result()
+    g.join()
+    return took
+
+
+def lock(params: Params) -> Values:
+    turns: int = params["turns"]
+    mutex = gmpy_rt.Lock()
+
+    def fight() -> float:
+        two = kit.Fight(mutex, turns)
+        _apart(two.side, two.side)
+        return two.seconds()
+
+    def main() -> Values:
+        if params["mode"] != "contended":
+            return kit.per_item(kit.locking(mutex, turns, params["batches"]), turns)
+        return kit.per_item([fight() for _ in range(params["batches"])], 2 * turns)
+
+    return _run(main)
+
+
+def crowd(params: Params) -> Values:
+    chan: Chan[int] = Chan(params["capacity"])
+
+    def produce() -> None:
+        send = chan.send
+        for i in range(params["each"]):
+            send(i)
+
+    def consume() -> None:
+        recv = chan.recv
+        for _ in range(params["each"]):
+            recv()
+
+    def main() -> Values:
+        start = time.perf_counter()
+        for g in [go(fn) for _ in range(params["pairs"]) for fn in (produce, consume)]:
+            g.join()
+        return kit.throughput(params, time.perf_counter() - start)
+
+    return _run(main)
+
+
+def group(params: Params) -> Values:
+    def main() -> Values:
+        seconds = []
+        for _ in range(params["batches"]):
+            start = time.perf_counter()
+            with gmpy_rt.TaskGroup() as tg:
+                start_child = tg.go
+                for _ in range(params["batch"]):
+                    start_child(_nothing)
+            seconds.append(time.perf_counter() - start)
+        return kit.per_item(seconds, params["batch"])
+
+    return _run(main)
+
+
+def cancel(params: Params) -> Values:
+    never: Chan[int] = Chan()
+
+    def main() -> Values:
+        parked = [go(never.recv) for _ in range(params["count"])]
+        while not all(g.waiting for g in parked):
+            sleep(0.001)
+        start = time.perf_counter()
+        for g in parked:
+            g.cancel()
+        for g in parked:
+            g.join()
+        return {"ms": (time.perf_counter() - start) * 1e3}
+
+    return _run(main)
 
 
 def cpu(params: Params) -> Values:

@@ -12,7 +12,7 @@ import sysconfig
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 Params = dict[str, Any]
 Values = dict[str, float]
@@ -103,6 +103,60 @@ def parked_values(count: int, started: float, parked: float, rss_before: int) ->
 
 def sleepers_values(seconds: float) -> Values:
     return {"seconds": seconds, "peak_gb": peak_rss_bytes() / 2**30}
+
+
+class AnyLock(Protocol):
+    """What the locks of all peers have."""
+
+    def acquire(self) -> Any: ...
+    def release(self) -> Any: ...
+
+
+def locking(mutex: AnyLock, turns: int, batches: int) -> list[float]:
+    """The seconds of each batch of turns of acquire + release."""
+    acquire, release = mutex.acquire, mutex.release
+    seconds = []
+    for _ in range(batches):
+        start = time.perf_counter()
+        for _ in range(turns):
+            acquire()
+            release()
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+class Fight:
+    """Two sides, on two threads, that want the same lock all the time, to count under it."""
+
+    def __init__(self, mutex: AnyLock, turns: int) -> None:
+        self._mutex, self._turns = mutex, turns
+        self._arrived: list[None] = []
+        self._spans: list[tuple[float, float]] = []
+        self.count = 0
+
+    def side(self) -> None:
+        """One side; the other has to run on another thread. They begin together."""
+        self._arrived.append(None)
+        while len(self._arrived) < 2:
+            pass
+        acquire, release = self._mutex.acquire, self._mutex.release
+        start = time.perf_counter()
+        for _ in range(self._turns):
+            acquire()
+            self.count += 1
+            release()
+        self._spans.append((start, time.perf_counter()))
+
+    def seconds(self) -> float:
+        """From the first's beginning to the last's end. RuntimeError if it didn't exclude."""
+        if self.count != 2 * self._turns:
+            raise RuntimeError(f"counted {self.count} of {2 * self._turns}: no mutual exclusion")
+        return max(end for _, end in self._spans) - min(start for start, _ in self._spans)
+
+
+def throughput(params: Params, seconds: float) -> Values:
+    """Values per second, of pairs of a producer and a consumer with so many each."""
+    return {"per_s": params["pairs"] * params["each"] / seconds}
 
 
 def count_primes(limit: int) -> int:

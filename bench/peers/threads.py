@@ -91,6 +91,21 @@ def pingpong(params: Params) -> Values:
     return {**kit.per_item(seconds, trips), "threads": 2}
 
 
+def lock(params: Params) -> Values:
+    kit.limit_cpus(params["procs"])
+    mutex = threading.Lock()
+    turns: int = params["turns"]
+    if params["mode"] != "contended":
+        return kit.per_item(kit.locking(mutex, turns, params["batches"]), turns)
+    seconds = []
+    for _ in range(params["batches"]):
+        fight = kit.Fight(mutex, turns)
+        for thread in [_start(fight.side) for _ in range(2)]:
+            thread.join()
+        seconds.append(fight.seconds())
+    return kit.per_item(seconds, 2 * turns)
+
+
 def cpu(params: Params) -> Values:
     kit.limit_cpus(params["procs"])
     start = time.perf_counter()

@@ -11,9 +11,12 @@ from bench.peers import kit
 from bench.peers.asyncio import (  # noqa: F401
     WITHOUT,
     blockers,
+    cancel,
     cpu,
+    crowd,
     echo,
     gosched,
+    group,
     million,
     parked,
     pingpong,

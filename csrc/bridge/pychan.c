@@ -6,6 +6,7 @@ typedef struct {
     PyObject_HEAD
     PyObject *weakrefs;
     chan c;
+    bool grows; /* try_send() makes room: under SimpleQueue */
 } PyChan;
 
 static PyTypeObject *Chan_Type;
@@ -96,6 +97,19 @@ static PyObject *chan_py_send(PyChan *self, PyObject *const *args, Py_ssize_t na
     Py_RETURN_NONE;
 }
 
+/* A tuple that owns the two, either of which may be NULL with an exception set. */
+static PyObject *pair(PyObject *first, PyObject *second) {
+    PyObject *result = first && second ? PyTuple_New(2) : NULL;
+    if (!result) {
+        Py_XDECREF(first);
+        Py_XDECREF(second);
+        return NULL;
+    }
+    PyTuple_SET_ITEM(result, 0, first);
+    PyTuple_SET_ITEM(result, 1, second);
+    return result;
+}
+
 /* New reference; NULL without an exception: closed. */
 static PyObject *recv_value(PyChan *self, PyObject *timeout) {
     void *value = NULL;
@@ -133,8 +147,22 @@ static PyObject *chan_py_recv(PyChan *self, PyObject *const *args, Py_ssize_t na
 
 static PyObject *chan_next(PyChan *self) { return recv_value(self, NULL); }
 
+/* A channel for try_send() to always find room in. */
+static PyObject *chan_growing(PyObject *Py_UNUSED(cls), PyObject *Py_UNUSED(unused)) {
+    PyObject *self = PyObject_CallFunction((PyObject *)Chan_Type, "i", 8);
+    if (self) ((PyChan *)self)->grows = true;
+    return self;
+}
+
 static PyObject *chan_try_send(PyChan *self, PyObject *value) {
     enum chan_result r = chan_send(&self->c, Py_NewRef(value), NULL, NULL);
+    while (unlikely(r == CHAN_FULL && self->grows)) {
+        if (!chan_grow(&self->c)) {
+            Py_DECREF(value);
+            return PyErr_NoMemory();
+        }
+        r = chan_send(&self->c, value, NULL, NULL);
+    }
     if (r == CHAN_DONE) Py_RETURN_TRUE;
     Py_DECREF(value);
     if (r == CHAN_CLOSED) return closed_error("send on");
@@ -145,10 +173,7 @@ static PyObject *chan_try_recv(PyChan *self, PyObject *Py_UNUSED(unused)) {
     void *value = NULL;
     enum chan_result r = chan_recv(&self->c, &value, NULL, NULL);
     if (r == CHAN_CLOSED) return closed_error("recv from");
-    PyObject *result =
-        Py_BuildValue("(OO)", r == CHAN_DONE ? Py_True : Py_False, value ? (PyObject *)value : Py_None);
-    Py_XDECREF((PyObject *)value);
-    return result;
+    return r == CHAN_DONE ? pair(Py_NewRef(Py_True), value) : pair(Py_NewRef(Py_False), Py_NewRef(Py_None));
 }
 
 static PyObject *chan_py_close(PyChan *self, PyObject *Py_UNUSED(unused)) {
@@ -195,30 +220,23 @@ static void chan_dealloc(PyChan *self) {
 
 /* ---------------------------------------------------------------- select */
 
-typedef struct {
-    chan_case *cases;
-    waiter *waiters;
-    uint32_t *order;
-} select_memory;
+/* Up to so many cases stand on the C stack. Waiters never do: see park.h. */
+enum { FEW = 8 };
+static PyObject *few_numbers[FEW]; /* 0, 1, ... */
 
-static void *select_alloc(uint32_t n, select_memory *mem) {
-    char *block = PyMem_Calloc(n ? n : 1, sizeof(chan_case) + sizeof(waiter) + 2 * sizeof(uint32_t));
-    mem->cases = (chan_case *)block;
-    mem->waiters = (waiter *)(block + n * sizeof(chan_case));
-    mem->order = (uint32_t *)(block + n * (sizeof(chan_case) + sizeof(waiter)));
-    return block;
-}
-
+/* channel, (channel, value) or None. A value to send is borrowed from arg. */
 static int fill_case(chan_case *cc, PyObject *arg) {
-    if (arg == Py_None) return 0;
     PyObject *ch = arg;
+    cc->c = NULL;
+    cc->sending = false;
+    if (arg == Py_None) return 0;
     if (PyTuple_CheckExact(arg) && PyTuple_GET_SIZE(arg) == 2) {
         ch = PyTuple_GET_ITEM(arg, 0);
         cc->sending = true;
         cc->val = PyTuple_GET_ITEM(arg, 1);
         if (ch == Py_None) return 0;
     }
-    if (!PyObject_TypeCheck(ch, Chan_Type)) {
+    if (!Py_IS_TYPE(ch, Chan_Type)) {
         PyErr_Format(PyExc_TypeError,
                      "select case %R: give a channel to receive from, (channel, value) to send, or None",
                      arg);
@@ -228,87 +246,124 @@ static int fill_case(chan_case *cc, PyObject *arg) {
     return 0;
 }
 
-/* What the chosen case yields; consumes the references that are over. */
-static PyObject *select_result(chan_case *cases, uint32_t n, int chosen, bool closed, PyObject *received) {
-    for (uint32_t i = 0; i < n; i++) /* values to send that weren't sent */
-        if (cases[i].c && cases[i].sending && ((int)i != chosen || closed))
-            Py_DECREF((PyObject *)cases[i].val);
-    if (closed && cases[chosen].sending) return closed_error("select: send on");
-    if (closed) return closed_error("select: recv from");
-    return Py_BuildValue("(iN)", chosen, cases[chosen].sending ? Py_NewRef(Py_None) : received);
+/* What select() returns when it has done case `chosen`; steals received. */
+static PyObject *select_result(chan_case *cases, int chosen, bool closed, PyObject *received) {
+    bool sent = cases[chosen].sending;
+    if (closed) return closed_error(sent ? "select: send on" : "select: recv from");
+    return pair(chosen < FEW ? Py_NewRef(few_numbers[chosen]) : PyLong_FromLong(chosen),
+                sent ? Py_NewRef(Py_None) : received);
 }
 
-static PyObject *select_wait(chan_case *cases, uint32_t n, seat *s, PyObject *timeout, int64_t deadline) {
-    int why = park(s, deadline, WAIT_SELECT);
-    waiter *hit = why == WAKE_OK ? s->parker->hit : NULL;
-    select_done(cases, n);
-    if (hit) {
-        bool closed = !hit->ok;
-        return select_result(cases, n, (int)hit->index, closed, hit->val);
-    }
+/* The channel owns what is sent; the references for the cases that weren't chosen are given
+ * back by select_unsent. */
+static void select_own(chan_case *cases, uint32_t n) {
     for (uint32_t i = 0; i < n; i++)
-        if (cases[i].c && cases[i].sending) Py_DECREF((PyObject *)cases[i].val);
-    if (why != PARK_ERROR) PyErr_Format(PyExc_TimeoutError, "select: no case was ready within %S s", timeout);
-    return NULL;
+        if (cases[i].c && cases[i].sending) Py_INCREF((PyObject *)cases[i].val);
+}
+
+static void select_unsent(chan_case *cases, uint32_t n, int sent) {
+    for (uint32_t i = 0; i < n; i++)
+        if (cases[i].c && cases[i].sending && (int)i != sent) Py_DECREF((PyObject *)cases[i].val);
+}
+
+/* The quick way: one channel after the other, in random order. What is ready when it is looked
+ * at may be chosen; that none is, only select_try can tell, which holds all the locks. Returns
+ * the case that was done, or -1. */
+static int select_quick(chan_case *cases, uint32_t n, uint64_t *rand, bool *closed) {
+    uint8_t order[FEW], live = 0;
+    for (uint8_t i = 0; i < n; i++) { /* Fisher-Yates, inside out */
+        if (!cases[i].c) continue;
+        uint32_t j = live ? (uint32_t)((uint64_t)rand_next(rand) * (live + 1u) >> 32) : 0;
+        order[live++] = order[j];
+        order[j] = i;
+    }
+    for (uint32_t i = 0; i < live; i++) {
+        chan_case *cc = &cases[order[i]];
+        enum chan_result r = cc->sending ? chan_send(cc->c, Py_NewRef((PyObject *)cc->val), NULL, NULL)
+                                         : chan_recv(cc->c, &cc->val, NULL, NULL);
+        if (r != CHAN_DONE && cc->sending) Py_DECREF((PyObject *)cc->val);
+        if (r == CHAN_FULL) continue;
+        *closed = r == CHAN_CLOSED;
+        return (int)order[i];
+    }
+    return -1;
+}
+
+/* The whole way, with memory for waiters: tries again, then waits unless `wait` is false; -1:
+ * no case was ready, in time. -2: an exception. */
+static int select_slowly(chan_case *cases, uint32_t n, bool wait, int64_t deadline, uint64_t *rand,
+                         bool *closed) {
+    seat s;
+    if (wait && seat_take(&s) < 0) return -2;
+    char *block = PyMem_Calloc(n ? n : 1, sizeof(waiter) + 2 * sizeof(uint32_t));
+    if (!block) {
+        PyErr_NoMemory();
+        return -2;
+    }
+    for (uint32_t i = 0; i < n; i++) cases[i].w = (waiter *)block + i;
+    select_own(cases, n);
+    uint32_t *order = (uint32_t *)(block + n * sizeof(waiter));
+    int done = select_try(cases, n, wait ? s.parker : NULL, order, rand, closed);
+    if (done < 0 && wait) {
+        int why = park(&s, deadline, WAIT_SELECT);
+        waiter *hit = why == WAKE_OK ? s.parker->hit : NULL;
+        select_done(cases, n);
+        if (hit) {
+            done = (int)hit->index;
+            *closed = !hit->ok;
+            if (!cases[done].sending) cases[done].val = hit->val;
+        } else if (why == PARK_ERROR)
+            done = -2;
+    }
+    select_unsent(cases, n, done >= 0 && !*closed ? done : -1);
+    PyMem_Free(block);
+    return done;
+}
+
+static int select_options(PyObject *const *values, PyObject *kwnames, PyObject **timeout, int *has_default) {
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(kwnames); i++) {
+        PyObject *key = PyTuple_GET_ITEM(kwnames, i);
+        if (PyUnicode_CompareWithASCIIString(key, "timeout") == 0)
+            *timeout = values[i];
+        else if (PyUnicode_CompareWithASCIIString(key, "default") == 0)
+            *has_default = PyObject_IsTrue(values[i]);
+        else {
+            PyErr_Format(PyExc_TypeError, "select() got an unknown argument %R; it takes default and timeout",
+                         key);
+            return -1;
+        }
+    }
+    return *has_default < 0 ? -1 : 0;
 }
 
 static PyObject *door_select(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs,
                              PyObject *kwnames) {
     static _Atomic uint64_t seeds = 0x9E3779B97F4A7C15ULL;
-    static _Thread_local uint64_t rand;
-    PyObject *timeout = NULL;
-    int has_default = 0;
-    for (Py_ssize_t i = 0; kwnames && i < PyTuple_GET_SIZE(kwnames); i++) {
-        PyObject *key = PyTuple_GET_ITEM(kwnames, i);
-        if (PyUnicode_CompareWithASCIIString(key, "timeout") == 0)
-            timeout = args[nargs + i];
-        else if (PyUnicode_CompareWithASCIIString(key, "default") == 0)
-            has_default = PyObject_IsTrue(args[nargs + i]);
-        else {
-            PyErr_Format(PyExc_TypeError, "select() got an unknown argument %R; it takes default and timeout",
-                         key);
-            return NULL;
-        }
+    static _Thread_local uint64_t rand __attribute__((tls_model("initial-exec")));
+    PyObject *timeout = NULL, *result = NULL;
+    int has_default = 0, done = -1;
+    int64_t deadline = 0;
+    bool closed = false;
+    if (kwnames) {
+        if (select_options(args + nargs, kwnames, &timeout, &has_default) < 0) return NULL;
+        if ((deadline = deadline_from(timeout)) == -1) return NULL;
     }
-    if (has_default < 0) return NULL;
-    int64_t deadline = deadline_from(timeout);
-    if (deadline == -1) return NULL;
     if (unlikely(!rand)) rand = atomic_fetch_add(&seeds, 0x9E3779B97F4A7C15ULL) | 1;
     uint32_t n = (uint32_t)nargs;
-    select_memory mem;
-    void *block = select_alloc(n, &mem);
-    if (!block) return PyErr_NoMemory();
-    PyObject *result = NULL;
-    for (uint32_t i = 0; i < n; i++) {
-        if (fill_case(&mem.cases[i], args[i]) < 0) {
-            PyMem_Free(block);
-            return NULL;
-        }
-        mem.cases[i].w = &mem.waiters[i];
-    }
+    chan_case few[FEW], *cases = n <= FEW ? few : PyMem_Malloc(n * sizeof(chan_case));
+    if (!cases) return PyErr_NoMemory();
     for (uint32_t i = 0; i < n; i++)
-        if (mem.cases[i].c && mem.cases[i].sending) Py_INCREF((PyObject *)mem.cases[i].val);
-    seat s;
-    bool closed, wait = !has_default && deadline != -2;
-    int done = -1;
-    if (wait && seat_take(&s) < 0) {
-        wait = false;
-        has_default = -1;
-    } else
-        done = select_try(mem.cases, n, wait ? s.parker : NULL, mem.order, &rand, &closed);
+        if (fill_case(&cases[i], args[i]) < 0) goto out;
+    if (n <= FEW) done = select_quick(cases, n, &rand, &closed);
+    if (done < 0) done = select_slowly(cases, n, !has_default && deadline != -2, deadline, &rand, &closed);
     if (done >= 0)
-        result = select_result(mem.cases, n, done, closed, mem.cases[done].val);
-    else if (wait)
-        result = select_wait(mem.cases, n, &s, timeout, deadline);
-    else {
-        for (uint32_t i = 0; i < n; i++)
-            if (mem.cases[i].c && mem.cases[i].sending) Py_DECREF((PyObject *)mem.cases[i].val);
-        if (has_default > 0)
-            result = Py_BuildValue("(OO)", Py_None, Py_None);
-        else if (has_default == 0)
-            PyErr_Format(PyExc_TimeoutError, "select: no case was ready within %S s", timeout);
-    }
-    PyMem_Free(block);
+        result = select_result(cases, done, closed, cases[done].val);
+    else if (done == -1 && has_default)
+        result = PyTuple_Pack(2, Py_None, Py_None);
+    else if (done == -1)
+        PyErr_Format(PyExc_TimeoutError, "select: no case was ready within %S s", timeout);
+out:
+    if (cases != few) PyMem_Free(cases);
     return result;
 }
 
@@ -330,6 +385,7 @@ static PyMethodDef chan_methods[] = {
     {"close", (PyCFunction)chan_py_close, METH_NOARGS,
      "close()\n--\n\nNo more sends. What is in the channel can still be received; whoever waits is woken.\n\n"
      "Raises ChanClosed if it was closed already."},
+    {"_growing", chan_growing, METH_NOARGS | METH_CLASS, NULL},
     {"__class_getitem__", class_getitem, METH_O | METH_CLASS, NULL}, /* Chan[int] in annotations */
     {NULL, NULL, 0, NULL},
 };
@@ -385,6 +441,8 @@ static PyMethodDef methods[] = {
 int pychan_init(PyObject *module) {
     Chan_Type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &chan_spec, NULL);
     if (!Chan_Type) return -1;
+    for (int i = 0; i < FEW; i++)
+        if (!(few_numbers[i] = PyLong_FromLong(i))) return -1;
     if (PyModule_AddObjectRef(module, "Chan", (PyObject *)Chan_Type) < 0) return -1;
     return PyModule_AddFunctions(module, methods);
 }

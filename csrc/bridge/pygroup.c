@@ -14,6 +14,7 @@ typedef struct PyGroup {
     PyG *live, *cancelled; /* children; `cancelled`: cancel() has been to them */
     uint64_t count;
     bool open, failed, told;
+    bool cancelling;  /* cancel() was called: who comes now is cancelled, too */
     waitq q;          /* who is in wait() */
     PyObject *scope;  /* the Scope around the body, while that runs */
     PyObject *errors; /* list of exceptions */
@@ -39,13 +40,14 @@ static void unlink_child(PyGroup *self, PyG *child) {
 
 int group_enter(PyGroup *self, PyG *child) {
     mutex_lock(&self->lock);
-    bool ok = self->open;
+    bool ok = self->open, late = self->cancelling;
     if (ok) {
         child->group = (PyGroup *)Py_NewRef((PyObject *)self);
-        link_child(&self->live, child);
+        link_child(late ? &self->cancelled : &self->live, child);
         self->count++;
     }
     mutex_unlock(&self->lock);
+    if (ok && late) interrupt_g(child, Cancelled); /* it doesn't begin */
     if (!ok)
         PyErr_SetString(PyExc_RuntimeError,
                         "TaskGroup.go() outside its block: the group hasn't begun, or is over");
@@ -153,6 +155,7 @@ static PyObject *group_wait(PyGroup *self, PyObject *Py_UNUSED(unused)) {
 
 static PyObject *group_cancel(PyGroup *self, PyObject *Py_UNUSED(unused)) {
     mutex_lock(&self->lock);
+    self->cancelling = true;
     PyG *last = self->cancelled; /* those cancelled before, too */
     while (last && last->group_next) last = last->group_next;
     if (last) {
@@ -207,7 +210,7 @@ static PyMethodDef group_methods[] = {
     {"_body_ended", (PyCFunction)group_body_ended, METH_NOARGS, NULL},
     {"_wait", (PyCFunction)group_wait, METH_NOARGS, NULL},
     {"cancel", (PyCFunction)group_cancel, METH_NOARGS,
-     "cancel()\n--\n\nCancel every child that hasn't ended."},
+     "cancel()\n--\n\nCancel every child that hasn't ended, and those that are started from now on."},
     {NULL, NULL, 0, NULL},
 };
 static PyMemberDef group_members[] = {

@@ -185,7 +185,11 @@ static PyObject *scope_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         s = PyFloat_AsDouble(seconds);
         if (s < 0) s = 0;
     }
-    if (when != Py_None && (at = PyFloat_AsDouble(when)) == -1.0 && PyErr_Occurred()) return NULL;
+    if (when != Py_None && (at = PyFloat_AsDouble(when)) == -1.0 && PyErr_Occurred()) {
+        if (PyErr_ExceptionMatches(PyExc_TypeError))
+            PyErr_Format(PyExc_TypeError, "deadline(%R): give a time of time.monotonic(), in seconds", when);
+        return NULL;
+    }
     if (at != at) {
         PyErr_SetString(PyExc_ValueError, "deadline(nan): give a time of time.monotonic(), in seconds");
         return NULL;

@@ -19,7 +19,8 @@ static int lock_wait(PyLock *self, bool blocking, int64_t deadline) {
     int64_t since = nanotime();
     int r = 1;
     waits_for(&s, (PyObject *)self);
-    for (bool again = false; !glock_wait(&self->l, s.parker, s.waiter, since, again); again = true) {
+    for (bool again = false;; again = true) {
+        if (glock_spin(&self->l, again) || glock_wait(&self->l, s.parker, s.waiter, since, again)) break;
         int why = park(&s, deadline, WAIT_MUTEX);
         if (why != WAKE_OK) {
             glock_unwait(&self->l, s.waiter);
@@ -69,7 +70,12 @@ static int parse_acquire(PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
     int64_t deadline = 0;
     if (timeout) {
         double t = PyFloat_AsDouble(timeout);
-        if (t == -1.0 && PyErr_Occurred()) return -1;
+        if (t == -1.0 && PyErr_Occurred()) {
+            if (PyErr_ExceptionMatches(PyExc_TypeError))
+                PyErr_Format(PyExc_TypeError, "timeout=%R: give a number of seconds, or -1 to wait for ever",
+                             timeout);
+            return -1;
+        }
         if (t != -1.0) {
             if (!blocking) {
                 PyErr_SetString(PyExc_ValueError, "can't specify a timeout for a non-blocking call");
@@ -141,6 +147,24 @@ static PyObject *lock_owner(PyLock *self, void *Py_UNUSED(c)) {
 
 static PyObject *lock_nwaiters(PyLock *self, void *Py_UNUSED(c)) {
     return PyLong_FromUnsignedLong(load_relaxed(&self->l.nwaiters));
+}
+
+static PyObject *lock_waiting(PyLock *self, void *Py_UNUSED(c)) {
+    uint32_t room = load_relaxed(&self->l.nwaiters) + 8; /* a few may come meanwhile */
+    uint64_t *ids = PyMem_New(uint64_t, room);
+    if (!ids) return PyErr_NoMemory();
+    uint32_t n = glock_line(&self->l, ids, room);
+    if (n > room) n = room;
+    PyObject *result = PyTuple_New(n);
+    for (uint32_t i = 0; result && i < n; i++) {
+        PyObject *id = ids[i] ? PyLong_FromUnsignedLongLong(ids[i]) : Py_NewRef(Py_None);
+        if (id)
+            PyTuple_SET_ITEM(result, i, id);
+        else
+            Py_CLEAR(result);
+    }
+    PyMem_Free(ids);
+    return result;
 }
 
 static PyObject *repr_with(PyLock *self, const char *more) {
@@ -344,6 +368,8 @@ static PyGetSetDef lock_getset[] = {
     {"owner", (getter)lock_owner, NULL,
      "int or None: id of the G that holds it; None if free or held by a thread.", NULL},
     {"waiters", (getter)lock_nwaiters, NULL, "int: how many wait for it.", NULL},
+    {"waiting", (getter)lock_waiting, NULL,
+     "tuple: ids of the G's that wait for it, first in line first; None for a thread.", NULL},
     {NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -28,6 +28,22 @@ static void buffered_in_order_then_closed(void) {
     chan_free(&c);
 }
 
+static void growing_keeps_what_is_in_it_in_order(void) {
+    chan c;
+    void *out;
+    CHECK(chan_init(&c, 2));
+    for (int i = 0; i < 2; i++) CHECK_EQ(chan_send(&c, &v[i], NULL, NULL), CHAN_DONE);
+    CHECK(chan_recv(&c, &out, NULL, NULL) == CHAN_DONE && out == &v[0]); /* first is in the middle */
+    CHECK_EQ(chan_send(&c, &v[2], NULL, NULL), CHAN_DONE);
+    CHECK_EQ(chan_send(&c, &v[3], NULL, NULL), CHAN_FULL);
+    CHECK(chan_grow(&c) && c.cap == 4);
+    for (int i = 3; i < 5; i++) CHECK_EQ(chan_send(&c, &v[i], NULL, NULL), CHAN_DONE);
+    CHECK_EQ(chan_send(&c, &v[5], NULL, NULL), CHAN_FULL);
+    for (int i = 1; i < 5; i++) CHECK(chan_recv(&c, &out, NULL, NULL) == CHAN_DONE && out == &v[i]);
+    CHECK_EQ(chan_recv(&c, &out, NULL, NULL), CHAN_FULL);
+    chan_free(&c);
+}
+
 static void waiter_gets_the_value_directly(void) {
     chan c;
     void *out;
@@ -224,6 +240,7 @@ static void every_value_is_received_once(void) {
 
 int main(void) {
     RUN(buffered_in_order_then_closed);
+    RUN(growing_keeps_what_is_in_it_in_order);
     RUN(waiter_gets_the_value_directly);
     RUN(a_waiting_senders_value_goes_behind_the_ring);
     RUN(close_wakes_waiters_without_a_value);

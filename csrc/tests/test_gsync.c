@@ -41,6 +41,34 @@ static void a_wait_taken_back_leaves_no_trace(void) {
     CHECK(glock_release(&l) && l.word == 0);
 }
 
+static void who_waits_is_told_in_order(void) {
+    static parker other;
+    static waiter other_w;
+    static g green = {.id = 42};
+    uint64_t ids[2];
+    CHECK_EQ(glock_line(&l, ids, 2), 0);
+    CHECK(glock_try(&l));
+    green.parker.g = &green;
+    store_relaxed(&green.status, G_RUNNING);
+    CHECK(!glock_wait(&l, &green.parker, &green.waiter, nanotime(), false));
+    CHECK(!glock_wait(&l, &other, &other_w, nanotime(), false));
+    CHECK_EQ(glock_line(&l, ids, 2), 2);
+    CHECK(ids[0] == 42 && ids[1] == 0);
+    ids[1] = 7;
+    CHECK_EQ(glock_line(&l, ids, 1), 2); /* no room for all */
+    CHECK_EQ(ids[1], 7);
+    CHECK(wait_take_back(&green.parker, load_relaxed(&green.parker.word) >> 2, WAKE_TIMEOUT));
+    CHECK(wait_take_back(&other, load_relaxed(&other.word) >> 2, WAKE_TIMEOUT));
+    glock_unwait(&l, &green.waiter);
+    glock_unwait(&l, &other_w);
+    CHECK(glock_release(&l) && l.word == 0);
+}
+
+static void a_plain_thread_does_not_spin(void) {
+    CHECK(!glock_spin(&l, false)); /* nobody says that the holder runs meanwhile */
+    CHECK(glock_try(&l) && !glock_spin(&l, true) && glock_release(&l));
+}
+
 static void wait_group_counts(void) {
     waitgroup g = {.count = 0};
     CHECK(waitgroup_wait(&g, &k, &w));
@@ -102,6 +130,8 @@ int main(void) {
     RUN(release_wakes_the_first_and_lets_newcomers_in);
     RUN(who_waited_long_is_handed_the_lock);
     RUN(a_wait_taken_back_leaves_no_trace);
+    RUN(a_plain_thread_does_not_spin);
+    RUN(who_waits_is_told_in_order);
     RUN(wait_group_counts);
     RUN(lock_excludes_and_nobody_is_forgotten);
     return 0;

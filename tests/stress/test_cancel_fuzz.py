@@ -6,14 +6,15 @@ import contextlib
 import itertools
 import os
 import random
-import socket
+import time
 from collections import Counter
 
 import pytest
 from support import PATIENCE, poll_until
 
 import gmpy_rt as rt
-from gmpy_rt import queue
+from gmpy_rt import queue, socket
+from gmpy_rt._door import Waiters
 from gmpy_rt.time import _keeper
 
 SECONDS = float(os.environ.get("GMPY_FUZZ_SECONDS", "2"))
@@ -37,8 +38,9 @@ class World:
         self.simple = queue.SimpleQueue()
         self.lock, self.rlock, self.rw = rt.Lock(), rt.RLock(), rt.RWMutex()
         self.sem, self.cond, self.event = rt.Semaphore(2), rt.Condition(), rt.Event()
-        self.barrier = rt.Barrier(3)
+        self.barrier, self.plain = rt.Barrier(3), Waiters()
         self.sent, self.received = rt.Semaphore(0), rt.Semaphore(0)
+        self.once = rt.Once()
         self.ends = socket.socketpair()
         self.in_lock = 0
         self.holds = rt.Semaphore(0)
@@ -132,7 +134,37 @@ class World:
         rt.go(rt.sleep, 0.001).join()
 
     def blocking(self):
-        rt.blocking(int)
+        rt.blocking(time.sleep, 0.001)
+
+    def wait_group(self):
+        wg = rt.WaitGroup()
+        wg.go(rt.sleep, 0.001)
+        wg.wait()
+
+    def once_for_all(self):
+        self.once.do(rt.sleep, 0.001)
+
+    def once_more(self):
+        self.once = rt.Once()
+
+    def read_socket(self):
+        self.ends[1].recv(30_000)
+
+    def write_socket(self):
+        self.ends[0].sendall(bytes(300_000))
+
+    def park(self):
+        self.plain.wait(0.01)
+
+    def join_queue(self):
+        q = queue.Queue()
+        q.put(1)
+        g = rt.go(q.join)
+        try:
+            rt.gosched()
+        finally:
+            q.task_done()
+        g.join()
 
     def step(self, rng: random.Random) -> None:
         ops = [
@@ -160,6 +192,14 @@ class World:
             self.group,
             self.join,
             self.blocking,
+            self.wait_group,
+            self.once_for_all,
+            self.once_more,
+            self.read_socket,
+            self.read_socket,
+            self.write_socket,
+            self.park,
+            self.join_queue,
         ]
         limit = rng.choice([0, 0.0001, 0.001, 0.01])
         try:
@@ -232,6 +272,8 @@ def test_nothing_is_left_after_random_interrupts(procs):
         queues = [
             world.cond._waiters,
             world.event._waiters,
+            world.once._done._waiters,
+            world.plain,
             world.barrier._round.waiters,
             world.rw._read_queue,
             world.rw._write_queue,

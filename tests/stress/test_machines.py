@@ -126,6 +126,16 @@ class Channels(Machine):
         for chan in self.chans:
             chan.forget(op)
 
+    def first(self, entries):
+        """Who is served: the first in line; of its cases on this channel, a random one."""
+        op = entries[0][0]
+        own = [entry for entry in entries if entry[0] is op]
+        if len(own) > 1:
+            assert op.g.join(PATIENCE), f"{op.g} waits, but it was its turn"
+            _, got = op.outcome()
+            own = [entry for entry in own if entry[1] == got[0]]
+        return own[0]
+
     def give(self, entry, value=None):
         """The partner that waits, a select, has its case done."""
         op, index = entry[0], entry[1]
@@ -138,7 +148,7 @@ class Channels(Machine):
             self.end(op, "error", rt.ChanClosed)
         elif sending:
             if chan.receivers:
-                self.give(chan.receivers[0], value)
+                self.give(self.first(chan.receivers), value)
             else:
                 chan.buffer.append(value)
             self.end(op, "value", (index, None))
@@ -146,11 +156,13 @@ class Channels(Machine):
             if chan.buffer:
                 got = chan.buffer.popleft()
                 if chan.senders:
-                    chan.buffer.append(chan.senders[0][2])
-                    self.give(chan.senders[0])
+                    sender = self.first(chan.senders)
+                    chan.buffer.append(sender[2])
+                    self.give(sender)
             else:
-                got = chan.senders[0][2]
-                self.give(chan.senders[0])
+                sender = self.first(chan.senders)
+                got = sender[2]
+                self.give(sender)
             self.end(op, "value", (index, got))
         else:
             self.end(op, "error", rt.ChanClosed)
@@ -192,7 +204,7 @@ class Channels(Machine):
         could = chan.ready(True)
         assert chan.real.try_send(self.next) is could
         if could and chan.receivers:
-            self.give(chan.receivers[0], self.next)
+            self.give(self.first(chan.receivers), self.next)
         elif could:
             chan.buffer.append(self.next)
 
@@ -226,14 +238,15 @@ class Channels(Machine):
 
 
 class Locks(Machine):
-    """A Lock, a Semaphore of 2 and an RWMutex; any G may release."""
+    """A Lock, an RLock, a Semaphore of 2 and an RWMutex; any G may release all but the RLock."""
 
     def __init__(self):
         super().__init__()
         self.lock, self.sem, self.rw = rt.Lock(), rt.Semaphore(2), rt.RWMutex()
+        self.rlock, self.depth = rt.RLock(), 0  # the machine's own G holds it, or nobody
         self.held, self.units = False, 2
         self.readers, self.writing = 0, False
-        self.queues = {name: [] for name in ("lock", "sem", "read", "write")}
+        self.queues = {name: [] for name in ("lock", "sem", "read", "write", "rlock")}
 
     def forget(self, op):
         for name, waiting in self.queues.items():
@@ -290,6 +303,38 @@ class Locks(Machine):
         self.lock.release()
         self.held = self.wake("lock")
 
+    @rule()
+    def take_rlock(self):
+        assert self.rlock.acquire()
+        self.depth += 1
+
+    @rule()
+    def want_rlock(self):
+        """Another G wants it, only to give it back."""
+
+        def take():
+            with self.rlock:
+                return True
+
+        op = self.begin(Op(take))
+        if self.depth:
+            self.queues["rlock"].append(op)
+        else:
+            self.end(op, "value", True)
+
+    @rule()
+    def release_rlock(self):
+        if not self.depth:
+            with pytest.raises(RuntimeError):
+                self.rlock.release()
+            return
+        theft = rt.go(self.rlock.release).exception(PATIENCE)
+        assert isinstance(theft, RuntimeError), "another G released it"
+        self.rlock.release()
+        self.depth -= 1
+        if not self.depth:
+            self.wake_all("rlock")
+
     @rule(n=st.integers(1, 3))
     def release_units(self, n):
         self.sem.release(n)
@@ -325,8 +370,107 @@ class Locks(Machine):
 
     @invariant()
     def states(self):
+        assert self.rlock._recursion_count() == self.depth
         assert self.lock.locked() is self.held and self.sem.value == self.units
         assert (self.rw._readers, self.rw._writing) == (self.readers, self.writing)
+
+
+# ---------------------------------------------------------------- what wakes many
+
+
+class Signals(Machine):
+    """An Event, a Condition, a Barrier of 3 and a WaitGroup."""
+
+    def __init__(self):
+        super().__init__()
+        self.event, self.cond = rt.Event(), rt.Condition()
+        self.barrier, self.wg = rt.Barrier(3), rt.WaitGroup()
+        self.flag, self.count = False, 0
+        self.lines = {name: [] for name in ("event", "cond", "wg")}
+        self.places, self.met = [0, 1, 2], []  # the barrier's free numbers; who has which
+
+    def forget(self, op):
+        for line in self.lines.values():
+            if op in line:
+                line.remove(op)
+        for party in self.met:
+            if party[0] is op:
+                self.met.remove(party)
+                self.places.insert(0, party[1])
+                return
+
+    def wake(self, name, n, value=True):
+        for op in self.lines[name][:n]:
+            self.end(op, "value", value)
+        del self.lines[name][:n]
+
+    @rule()
+    def wait_for_event(self):
+        op = self.begin(Op(self.event.wait))
+        self.lines["event"].append(op)
+        if self.flag:
+            self.wake("event", 1)
+
+    @rule()
+    def set(self):
+        self.event.set()
+        self.flag = True
+        self.wake("event", None)
+
+    @rule()
+    def clear(self):
+        self.event.clear()
+        self.flag = False
+
+    @rule()
+    def wait_for_condition(self):
+        def wait():
+            with self.cond:
+                return self.cond.wait()
+
+        self.lines["cond"].append(self.begin(Op(wait)))
+
+    @rule(n=st.integers(0, 3), everybody=st.booleans())
+    def notify(self, n, everybody):
+        with self.cond:
+            if everybody and n == 0:
+                self.cond.notify_all()
+                n = None
+            else:
+                self.cond.notify(n)
+        self.wake("cond", n)
+
+    @rule()
+    def meet(self):
+        op = self.begin(Op(self.barrier.wait))
+        self.met.append((op, self.places.pop(0)))
+        if not self.places:
+            for party, number in self.met:
+                self.end(party, "value", number)
+            self.places, self.met = [0, 1, 2], []
+
+    @rule(n=st.integers(-2, 2))
+    def count_for_the_group(self, n):
+        if self.count + n < 0:
+            with pytest.raises(ValueError, match="below 0"):
+                self.wg.add(n)
+            return
+        self.wg.add(n)
+        self.count += n
+        if not self.count:
+            self.wake("wg", None)
+
+    @rule()
+    def wait_for_the_group(self):
+        self.lines["wg"].append(self.begin(Op(self.wg.wait)))
+        if not self.count:
+            self.wake("wg", None)
+
+    @invariant()
+    def states(self):
+        assert self.event.is_set() is self.flag and self.wg.count == self.count
+        assert self.barrier.n_waiting == len(self.met) and not self.barrier.broken
+        assert len(self.cond._waiters) == len(self.lines["cond"])
 
 
 # ---------------------------------------------------------------- queues
@@ -422,7 +566,7 @@ class Queues(Machine):
 
 @pytest.mark.deadline(300)
 @pytest.mark.parametrize("procs", [1, 2, 4])
-@pytest.mark.parametrize("machine", [Channels, Locks, Queues])
+@pytest.mark.parametrize("machine", [Channels, Locks, Signals, Queues])
 def test_machine(machine, procs):
     how = settings(
         max_examples=EXAMPLES,
