@@ -133,6 +133,20 @@ uint32_t sched_set_reserve(uint32_t n) {
     return old;
 }
 
+/* Not in S, which sched_stop clears. Dekker: a looker counts itself, then looks whether it may;
+ * sched_stop forbids it, then waits until nobody counts. */
+static _Atomic uint32_t lookers;
+static _Atomic bool may_look;
+
+bool sched_look(void) {
+    atomic_fetch_add(&lookers, 1);
+    if (load_seq(&may_look)) return true;
+    sched_look_end();
+    return false;
+}
+
+void sched_look_end(void) { atomic_fetch_sub(&lookers, 1); }
+
 int sched_start(const host_ops *ops, uint32_t procs, uint32_t policy) {
     S.ops = *ops;
     int err = netpoll_init();
@@ -149,14 +163,16 @@ int sched_start(const host_ops *ops, uint32_t procs, uint32_t policy) {
         store_release(&S.running, false);
         return -err;
     }
+    store_seq(&may_look, true);
     return 0;
 }
 
 void sched_stop(void) {
+    store_seq(&may_look, false);
     mutex_lock(&S.lock);
     store_seq(&S.stopping, true); /* from here on newm makes none */
     mutex_unlock(&S.lock);
-    while (load_seq(&S.visitors)) sched_yield();
+    while (load_seq(&S.visitors) || load_seq(&lookers)) sched_yield();
     mutex_lock(&S.lock);
     uint32_t nm = load_relaxed(&S.nm);
     for (uint32_t i = 0; i < nm; i++) {
@@ -201,5 +217,7 @@ void sched_after_fork(void) {
     trace_after_fork();
     S = (sched){.idlep = NULL};
     store_relaxed(&S.next_id, 1);
+    store_relaxed(&lookers, 0);
+    store_relaxed(&may_look, false);
     sched_self = NULL;
 }

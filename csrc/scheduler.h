@@ -175,6 +175,10 @@ int sched_start(const host_ops *ops, uint32_t procs, uint32_t policy);
 /* Ends the M's, joins them and sysmon. Call from a plain thread once no g lives: an M that
  * finds nothing to run ends, whoever still waits on it. */
 void sched_stop(void);
+/* Between these two M's and P's may be looked at from any thread: sched_stop waits. False:
+ * there is nothing to look at. */
+bool sched_look(void);
+void sched_look_end(void);
 /* In a forked child: forget everything, the other threads don't exist. */
 void sched_after_fork(void);
 uint32_t sched_set_procs(uint32_t n);   /* at least one open P stays. Returns what it was */

@@ -40,6 +40,8 @@ BRIDGE = [
     "pywait",
     "pygroup",
     "pydump",
+    "stack",
+    "pyprof",
     "pypoll",
     "preempt",
     "pytrace",

@@ -47,8 +47,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="run a script's code as the main G")
     _script_options(run)
-    run.add_argument("script", type=Path)
-    run.add_argument("args", nargs=argparse.REMAINDER, help="the script's own arguments")
+    _script(run)
     run.set_defaults(command=_run)
 
     trace = commands.add_parser("trace", help="run a script and write what the scheduler did")
@@ -71,6 +70,19 @@ def _parser() -> argparse.ArgumentParser:
     trace.add_argument("args", nargs=argparse.REMAINDER, help="the script's own arguments")
     trace.set_defaults(command=_trace)
 
+    pprof = commands.add_parser("pprof", help="run a script and write a profile of it")
+    pprof.add_argument("-o", "--output", type=Path, required=True, metavar="FILE")
+    pprof.add_argument(
+        "--kind",
+        choices=("cpu", "starvation", "block", "mutex"),
+        default="cpu",
+        help="default: cpu",
+    )
+    pprof.add_argument("--hz", type=float, default=100, help="samples a second; default: 100")
+    _script_options(pprof)
+    _script(pprof)
+    pprof.set_defaults(command=_pprof)
+
     commands.add_parser("bench", help="compare with other runtimes (in a checkout)")
 
     info = commands.add_parser("info", help="what the runtime finds on this machine")
@@ -84,6 +96,11 @@ def _script_options(parser: argparse.ArgumentParser) -> None:
         "--affinity", type=_affinity, metavar="spread|CPU,CPU...", help="pin the threads"
     )
     parser.add_argument("--policy", help="how P's without work look for it")
+
+
+def _script(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("script", type=Path)
+    parser.add_argument("args", nargs=argparse.REMAINDER, help="the script's own arguments")
 
 
 def _seconds(text: str) -> float:
@@ -202,6 +219,34 @@ def _script_g(code: CodeType, namespace: dict[str, Any]) -> SystemExit | None:
     except SystemExit as ending:
         return ending
     return None
+
+
+def _pprof(args: argparse.Namespace) -> int:
+    from . import pprof
+
+    output: Path = args.output
+    is_new = not output.exists()
+    try:
+        output.open("ab").close()  # before the script runs for an hour
+        finish = pprof.begin(args.kind, args.hz)
+    except OSError as problem:
+        raise CommandError(f"can't write {output}: {problem.strerror}") from problem
+    except ValueError as problem:
+        raise CommandError(str(problem)) from problem
+    ran = True
+    try:
+        return _run(args)
+    except CommandError:
+        ran = False
+        raise
+    finally:  # whatever becomes of the script
+        data = finish()
+        if ran:
+            output.write_bytes(data)
+            hint = "look at it with `go tool pprof -top`, or in speedscope"
+            print(f"gmpy-rt pprof: {output}: {hint}", file=sys.stderr)
+        elif is_new:
+            output.unlink()
 
 
 def _bench(words: list[str]) -> int:

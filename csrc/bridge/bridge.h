@@ -60,10 +60,14 @@ typedef struct mhost {
     g *pending;                  /* the fresh g for the worker that is switched to */
     _Atomic uint32_t no_preempt; /* >0: its G's mustn't be preempted now */
     _Atomic bool monitor_asked;
-    bool preempt_late; /* asked to yield while no_preempt: do it once that is over */
-    g *raise_in;       /* the g that is to be interrupted at a check soon; see preempt.c */
-    int raise_tries;   /* how often the M asks itself for that before it yields to others */
-    bool asked_myself; /* the request to yield that is pending is such a one */
+    bool preempt_late;        /* asked to yield while no_preempt: do it once that is over */
+    g *raise_in;              /* the g that is to be interrupted at a check soon; see preempt.c */
+    int raise_tries;          /* how often the M asks itself for that before it yields to others */
+    bool asked_myself;        /* the request to yield that is pending is such a one */
+    int64_t prof_cpu;         /* pyprof.c: the CPU time that is accounted for, */
+    uint32_t prof_serial;     /* and in which profile */
+    bool prof_attached;       /* before the world was stopped; if so, until `resuming` at most it may */
+    _Atomic int64_t resuming; /* seem detached, as it waits for a CPU: that is no blocking call */
 } mhost;
 
 /* ---- who is calling */
@@ -148,6 +152,28 @@ static inline void no_raise(mhost *h, g *gp) {
 }
 
 extern PyObject *Cancelled, *ChanClosed, *DeadlockError;
+
+/* ---- profiles (pyprof.c). Off: one relaxed load. */
+struct glock;
+extern _Atomic int64_t prof_block_rate;
+extern _Atomic uint32_t prof_mutex_fraction;
+void prof_blocked_slow(g *gp, uint8_t reason);
+/* gp, which runs, is back from a park. */
+static inline void prof_blocked(g *gp, uint8_t reason) {
+    if (unlikely(load_relaxed(&prof_block_rate))) prof_blocked_slow(gp, reason);
+}
+/* 0 while the mutex profile is off. */
+static inline int64_t prof_mutex_time(void) {
+    return unlikely(load_relaxed(&prof_mutex_fraction)) ? nanotime() : 0;
+}
+/* How long w, which is woken now, has waited for a lock: w->since is a prof_mutex_time. */
+static inline int64_t prof_waited(const waiter *w) {
+    return likely(!w->since) ? 0 : prof_mutex_time() ? nanotime() - w->since : 0;
+}
+bool prof_mutex_sampled(void);
+int64_t prof_contention(struct glock *l, int64_t held_since);
+void prof_contended(int64_t ns); /* the caller made others wait that long */
+int pyprof_init(PyObject *module);
 
 /* Anchor for the collector of free-threaded 3.14 (anchor.c). */
 int anchor_init(PyObject *module);

@@ -31,6 +31,10 @@ enum host_state py_thread_state(m *mp) {
     mutex_lock(&h->lock);
     int state = h->tstate ? __atomic_load_n(&h->tstate->state, __ATOMIC_RELAXED) : -1;
     mutex_unlock(&h->lock);
+    if (unlikely(load_relaxed(&h->resuming))) {
+        if (state == 0 && nanotime() < load_relaxed(&h->resuming)) return HOST_UNKNOWN;
+        if (state != 2) store_relaxed(&h->resuming, 0);
+    }
     /* 0: detached; 1: attached; 2: suspended by a stop-the-world, which isn't blocking. */
     return state == 0 ? HOST_DETACHED : state == 1 ? HOST_RUNNING : HOST_UNKNOWN;
 #else

@@ -159,6 +159,7 @@ int park(seat *s, int64_t deadline, uint8_t reason) {
     int r = schedule(mp, gp, now);
     if (deadline) timer_remove(&gp->timer);
     store_relaxed(&gp->reason, WAIT_NONE);
+    prof_blocked(gp, reason);
     if (unlikely(r < 0)) return PARK_ERROR;
     if (unlikely(k->wake == WAKE_CANCEL)) return raise_interrupt(host_g(gp));
     /* If it was cancelled after it was woken, before it ran, its next park raises that; should

@@ -7,7 +7,8 @@ typedef struct {
     PyObject_HEAD
     PyObject *weakrefs;
     glock l;
-    _Atomic uint64_t owner; /* id of the G that took it last; 0: a plain thread */
+    _Atomic uint64_t owner;     /* id of the G that took it last; 0: a plain thread */
+    _Atomic int64_t held_since; /* for the mutex profile; 0: it was off */
 } PyLock;
 
 /* 1: taken; 0: not within the time; -1: exception. */
@@ -37,6 +38,7 @@ static int lock_take(PyLock *self, bool blocking, int64_t deadline) {
     if (r == 1) {
         g *gp = current_g();
         store_relaxed(&self->owner, gp ? gp->id : 0);
+        store_relaxed(&self->held_since, prof_mutex_time());
     }
     return r;
 }
@@ -109,7 +111,12 @@ static PyObject *lock_acquire(PyLock *self, PyObject *const *args, Py_ssize_t na
 }
 
 static int lock_free(PyLock *self) {
-    if (likely(glock_release(&self->l))) return 0;
+    bool profiled = unlikely(load_relaxed(&prof_mutex_fraction));
+    int64_t waited = profiled ? prof_contention(&self->l, load_relaxed(&self->held_since)) : 0;
+    if (likely(glock_release(&self->l))) {
+        if (unlikely(waited)) prof_contended(waited);
+        return 0;
+    }
     PyErr_Format(PyExc_RuntimeError, "release of %R, which nobody holds; acquire() it first", self);
     return -1;
 }

@@ -45,12 +45,15 @@ static uint32_t wake(PyWaiters *self, uint64_t n) {
     waiter *chain = NULL, *w;
     uint32_t woken = 0;
     bool all = n == UINT64_MAX;
+    bool is_lock = self->reason == WAIT_RLOCKED || self->reason == WAIT_WLOCKED;
+    int64_t waited = 0;
     mutex_lock(&self->lock);
     while (woken < n && (w = self->q.first)) {
         unlink_waiter(self, w);
         if (w->parker && !parker_claim(w->parker, w->seq, WAKE_OK)) continue; /* its wait ended otherwise */
         woken++;
         w->ok = true;
+        if (is_lock) waited += prof_waited(w);
         w->index = all; /* woken with everybody: nobody to pass it on to */
         if (!w->parker) continue;
         w->next = chain;
@@ -62,6 +65,7 @@ static uint32_t wake(PyWaiters *self, uint64_t n) {
         w->next = NULL;
         parker_unpark(w->parker);
     }
+    if (unlikely(waited) && prof_mutex_sampled()) prof_contended(waited);
     return woken;
 }
 
@@ -126,6 +130,7 @@ static PyObject *waiters_add(PyWaiters *self, PyObject *Py_UNUSED(unused)) {
     PyTicket *t = (PyTicket *)Ticket_Type->tp_alloc(Ticket_Type, 0);
     if (!t) return NULL;
     t->ws = (PyWaiters *)Py_NewRef((PyObject *)self);
+    t->w.since = prof_mutex_time();
     mutex_lock(&self->lock);
     waitq_push(&self->q, &t->w);
     self->n++;
@@ -248,6 +253,7 @@ static int sema_take(PySema *self, bool wait, int64_t deadline) {
         return 1;
     }
     waiter_init(s.waiter, s.parker, wait_begin(s.parker));
+    s.waiter->since = prof_mutex_time();
     waitq_push(&self->q, s.waiter);
     mutex_unlock(&self->lock);
     int why = park(&s, deadline, WAIT_SEMAPHORE);
@@ -261,10 +267,12 @@ static int sema_take(PySema *self, bool wait, int64_t deadline) {
 /* False: above the bound; nothing was changed. */
 static bool sema_give(PySema *self, int64_t n) {
     waiter *chain = NULL, *w;
+    int64_t waited = 0;
     mutex_lock(&self->lock);
     bool ok = n <= self->bound - self->value;
     while (ok && n > 0 && (w = waitq_claim(&self->q, WAKE_OK))) {
         n--;
+        waited += prof_waited(w);
         w->next = chain;
         chain = w;
     }
@@ -275,6 +283,7 @@ static bool sema_give(PySema *self, int64_t n) {
         w->next = NULL;
         parker_unpark(w->parker);
     }
+    if (unlikely(waited) && prof_mutex_sampled()) prof_contended(waited);
     return ok;
 }
 

@@ -541,6 +541,33 @@ static void watch_deadlock(int index) {
         while (load_seq(&watching)) CHECK(!sched_deadlocked());
 }
 
+static _Atomic bool looking;
+
+static void *look_all_the_time(void *arg) {
+    while (load_seq(&looking)) {
+        if (!sched_look()) continue;
+        uint32_t nm = load_seq(&S.nm);
+        for (uint32_t i = 0; i < nm && i < MAX_M; i++) {
+            m *mp = load_acquire(&S.allm[i]);
+            p *pp = mp ? load_acquire(&mp->p) : NULL;
+            if (pp) CHECK(pp->id < 4);
+        }
+        sched_look_end();
+    }
+    return arg;
+}
+
+/* Under the sanitizers: no M or P is used after it was freed. */
+static void stopping_waits_for_who_looks(void) {
+    pthread_t looker;
+    store_seq(&looking, true);
+    CHECK(!sched_look()); /* nothing runs */
+    CHECK(pthread_create(&looker, NULL, look_all_the_time, NULL) == 0);
+    start_and_stop_again_and_again();
+    store_seq(&looking, false);
+    pthread_join(looker, NULL);
+}
+
 static void a_wakeup_under_way_is_no_deadlock(void) {
     for (uint32_t procs = 1; procs <= 2; procs++) {
         begin(procs, POLICY_GO);
@@ -576,5 +603,6 @@ int main(void) {
     RUN(retired_ps_give_their_gs_away);
     RUN(a_deadlock_is_told);
     RUN(a_wakeup_under_way_is_no_deadlock);
+    RUN(stopping_waits_for_who_looks);
     return 0;
 }
