@@ -33,6 +33,24 @@ void sched_kick_poller(void) {
     if (mp) note_wake(&mp->note);
 }
 
+/* ---------------------------------------------------------------- readers
+
+ * watcher: counts itself in; then looks at `gone`. sched_stop: sets `gone`; then waits until
+ * nobody is counted in (both seq_cst: one of them sees the other). Outside S, which
+ * sched_stop clears. A watcher calls nothing that may block or that a stopped world would
+ * hold up. */
+static _Atomic uint32_t watchers;
+static _Atomic bool gone;
+
+bool sched_watch(void) {
+    atomic_fetch_add(&watchers, 1);
+    if (likely(!load_seq(&gone))) return true;
+    sched_watch_end();
+    return false;
+}
+
+void sched_watch_end(void) { atomic_fetch_sub(&watchers, 1); }
+
 /* ---------------------------------------------------------------- life */
 
 static p *newp(uint32_t id) {
@@ -145,6 +163,8 @@ void sched_stop(void) {
     store_release(&S.running, false);
     sysmon_wake();
     pthread_join(S.sysmon_thread, NULL);
+    store_seq(&gone, true);
+    while (load_seq(&watchers)) sched_yield();
     for (uint32_t i = 0; i < nm; i++) {
         m *mp = load_relaxed(&S.allm[i]);
         if (mp) free(load_relaxed(&mp->host));
@@ -161,6 +181,7 @@ void sched_stop(void) {
     uint64_t next_id = load_relaxed(&S.next_id);
     S = (sched){.idlep = NULL};
     store_relaxed(&S.next_id, next_id);
+    store_seq(&gone, false);
 }
 
 void sched_after_fork(void) {
@@ -170,5 +191,7 @@ void sched_after_fork(void) {
     g_after_fork();
     S = (sched){.idlep = NULL};
     store_relaxed(&S.next_id, 1);
+    store_relaxed(&watchers, 0);
+    store_relaxed(&gone, false);
     sched_self = NULL;
 }

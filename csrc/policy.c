@@ -43,6 +43,7 @@ static g *rob(p *pp, uint32_t victim, bool *too_young) {
     if (!gp) return NULL;
     count_add(&pp->stat.steals, 1);
     count_add(&pp->stat.stolen, n);
+    atomic_fetch_add_explicit(&from->stat.robbed, 1, memory_order_relaxed);
     pp->last_victim = victim;
     return gp;
 }

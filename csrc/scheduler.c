@@ -52,11 +52,11 @@ void sched_go(g *gp) {
             mp->next_id = atomic_fetch_add(&S.next_id, ID_BATCH);
             mp->end_id = mp->next_id + ID_BATCH;
         }
-        gp->id = mp->next_id++;
+        store_relaxed(&gp->id, mp->next_id++);
         count_add(&pp->stat.created, 1);
         runq_put(&pp->runq, gp, true, &S.globq);
     } else {
-        gp->id = atomic_fetch_add(&S.next_id, ID_BATCH);
+        store_relaxed(&gp->id, atomic_fetch_add(&S.next_id, ID_BATCH));
         visit();
         atomic_fetch_add(&S.created_outside, 1);
         globq_put_one(&S.globq, &gp->link);
@@ -139,6 +139,7 @@ static g *start(m *mp, p *pp, g *gp, int64_t now) {
     g_move(gp, G_RUNNABLE, G_RUNNING);
     hist_add(&pp->stat.latency, now - load_relaxed(&gp->ready_at));
     count_add(&pp->stat.schedtick, 1);
+    store_relaxed(&mp->run_since, now);
     if (mp->spinning) {
         mp->spinning = false;
         /* The last spinner that finds work wakes the next one (Go's resetspinning). */

@@ -83,7 +83,8 @@ struct m {
     enum turn turn;
     uint32_t streak;
     int64_t turn_since, p_since;
-    bool solo; /* made for g's whose function blocks: one at a time */
+    _Atomic int64_t run_since; /* when cur was picked */
+    bool solo;                 /* made for g's whose function blocks: one at a time */
     bool spinning;
     int32_t spin_luck; /* how well spinning paid lately */
     uint32_t spin_dry;
@@ -100,7 +101,7 @@ struct m {
     p *lastp;
     bool polling;
     bool idle_listed;
-    bool token_queued;
+    _Atomic bool token_queued;
     m *next_idle;
     qlink token;
     _Atomic bool nop_undeclared; /* its P was taken in a call that it hadn't declared */
@@ -124,6 +125,8 @@ typedef struct sched {
     _Atomic(m *) poller;
     _Atomic int64_t poll_until;
     _Atomic int64_t last_poll;
+    span polled;                            /* M's asleep in netpoll */
+    _Atomic int64_t polled_seen, idle_seen; /* the most that readers were told */
     _Atomic(p *) allp[MAX_P];
     _Atomic uint32_t maxp; /* P's ever made */
     _Atomic(m *) allm[MAX_M];
@@ -158,6 +161,10 @@ uint32_t sched_set_procs(uint32_t n); /* returns what it was */
 uint64_t sched_live(void);            /* g's that were made and haven't ended */
 bool sched_deadlocked(void);
 bool sched_all_idle(void); /* no P runs, and no M came off its P */
+/* A thread from outside may look at M's and P's between these two: sched_stop frees none of
+ * them meanwhile. False: it is about to, and there is nothing to see any more. */
+bool sched_watch(void);
+void sched_watch_end(void);
 
 /* ---- the core's door: an M calls these around everything below. */
 p *sched_reacquire(m *mp); /* the slow half of enter: waits for a P */
