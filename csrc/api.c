@@ -130,7 +130,7 @@ static void m_stat(m *mp, gmpy_mstat *out, int64_t now) {
         .solo = mp->solo,
         .locked = !mp->solo && load_relaxed(&mp->no_fresh),
         .undeclared = load_relaxed(&mp->nop_undeclared),
-        .run_ns = gp ? now - load_relaxed(&mp->run_since) : 0,
+        .run_ns = gp ? load_relaxed(&gp->ran_ns) + now - load_relaxed(&mp->run_since) : 0,
     };
     if (out->doing >= M_DOES_TAKEN) out->taken_ns = now - load_relaxed(&mp->nop_since);
 }

@@ -24,7 +24,7 @@ typedef struct gmpy_mstat {
     uint64_t bound;     /* runnable g's that are pinned to it */
     uint32_t pinned;    /* live ones */
     uint8_t polling, solo, locked, undeclared;
-    int64_t run_ns;   /* how long it has run that g without a break */
+    int64_t run_ns;   /* how long that g has run since it parked or yielded by itself */
     int64_t taken_ns; /* how long ago its P was taken, if it was */
 } gmpy_mstat;
 

@@ -89,6 +89,7 @@ g *g_alloc(void) {
     store_relaxed(&gp->m, NULL);
     store_relaxed(&gp->reason, WAIT_NONE);
     store_relaxed(&gp->cancel, false);
+    store_relaxed(&gp->ran_ns, 0);
     gp->solo = gp->blocked = false;
     gp->host = gp->frame = NULL;
     return gp;

@@ -56,6 +56,7 @@ struct g {
     _Atomic uint64_t id;        /* for people: unique, rising within one M */
     _Atomic int64_t ready_at;   /* when it became runnable; thieves peek at it */
     _Atomic int64_t wait_since; /* when it last parked */
+    _Atomic int64_t ran_ns;     /* in earlier slices, since it last gave way by itself */
     _Atomic uint8_t reason;     /* enum wait_reason */
     bool solo;                  /* had better start on an M of its own */
     bool blocked;               /* blocked its M for long, undeclared. Written by its M */

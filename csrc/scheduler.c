@@ -68,6 +68,9 @@ void sched_go(g *gp) {
 
 void sched_yield_g(m *mp, g *gp, int64_t now) {
     store_relaxed(&gp->ready_at, now);
+    /* yield_to_global: it was preempted, and its time goes on. */
+    int64_t ran = mp->yield_to_global ? load_relaxed(&gp->ran_ns) + now - load_relaxed(&mp->run_since) : 0;
+    store_relaxed(&gp->ran_ns, ran);
     g_move(gp, G_RUNNING, G_RUNNABLE);
     boundq_push_own(&mp->bound, gp);
 }

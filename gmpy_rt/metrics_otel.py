@@ -32,7 +32,11 @@ def instrument(meter: Any) -> list[Any]:
         ) from exc
 
     def plain(name: str) -> Callable[[Any], Iterable[Any]]:
-        return lambda _options: [Observation(metrics.read(name)[name])]
+        def observe(_options: Any) -> Iterable[Any]:
+            value: Any = metrics.read(name)[name]
+            return [Observation(value)]
+
+        return observe
 
     def quantiles(name: str) -> Callable[[Any], Iterable[Any]]:
         def observe(_options: Any) -> Iterable[Any]:

@@ -131,6 +131,16 @@ def _on_m_start(number: int) -> None:
         psutil.Process(threading.get_native_id()).cpu_affinity([cpu])
 
 
+def _tracer() -> Any:
+    """What GMPY_DEBUG asks for: a schedtrace.Tracer, or None."""
+    text = os.environ.get("GMPY_DEBUG", "")
+    if not text:
+        return None
+    from . import schedtrace
+
+    return schedtrace.from_environment(text)
+
+
 def _main(fn: Callable[..., T], args: tuple[Any, ...]) -> T:
     g = _door.current()
     g.name = "main"
@@ -155,7 +165,7 @@ def run(
     When main ends, the other G's are cancelled and waited for. Raises what main raises;
     DeadlockError, with every G's stack, when nothing can wake anybody any more;
     KeyboardInterrupt if main doesn't catch it; RuntimeError inside a runtime; ValueError for
-    arguments that can't be.
+    arguments, or a GMPY_DEBUG, that can't be.
     """
     global _active
     if not callable(main):
@@ -166,6 +176,7 @@ def run(
     n = _procs.default_procs() if procs is None else _procs.check_procs(procs)
     index = _check_policy(policy)
     cpus = _check_affinity(affinity)
+    tracer = _tracer()
     if _door.current_m() is not None:
         raise RuntimeError("run() inside a G: the runtime runs already, use go(fn, *args) instead")
     with _starting:
@@ -178,6 +189,8 @@ def run(
     _door.set_on_m_start(_on_m_start)
     _door.start(n, index, runtime.eventfd)
     try:
+        if tracer is not None:
+            tracer.start()
         runtime.main = _door.go(_main, main, args)
         try:
             _wait_for_main(runtime, runtime.main)
@@ -185,6 +198,8 @@ def run(
             _drain(runtime)
         return cast(T, runtime.main.result(0))
     finally:
+        if tracer is not None:
+            tracer.stop()
         _door.stop()
         _preemption_off()
         runtime.close()
@@ -205,6 +220,9 @@ def _wait_for_main(runtime: _Runtime, main: G[Any]) -> None:
             main._interrupt(exc)
 
 
+_OURS = ("gmpy-m", "gmpy-debug", "gmpy-schedtrace")
+
+
 def _foreign_threads() -> list[threading.Thread]:
     """Threads that aren't ours: they may hold a G's other end."""
     from .blocking import is_idle_worker
@@ -213,7 +231,7 @@ def _foreign_threads() -> list[threading.Thread]:
     return [
         t
         for t in threading.enumerate()
-        if t is not mine and not t.name.startswith("gmpy-m") and not is_idle_worker(t)
+        if t is not mine and not t.name.startswith(_OURS) and not is_idle_worker(t)
     ]
 
 
