@@ -16,6 +16,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
@@ -169,8 +170,8 @@ class _HTTPServer(ThreadingHTTPServer):
         super().__init__(sockaddr, _Handler)
 
     def server_bind(self) -> None:
-        socket.SocketType.bind(self.socket, self.server_address)
-        self.server_address = self.socket.getsockname()
+        """Without HTTPServer's look-up of the host's name, which may take seconds."""
+        TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -212,8 +213,11 @@ class _Handler(BaseHTTPRequestHandler):
         if token is None:
             return None
         scheme, _, bearer = self.headers.get("Authorization", "").partition(" ")
-        given = bearer.strip() if scheme.lower() == "bearer" else query.get("token", "")
-        if hmac.compare_digest(given.encode(), token.encode()):
+        if scheme.lower() == "bearer":
+            given = bearer.strip().encode("latin-1", "replace")  # as http.client decoded it
+        else:
+            given = query.get("token", "").encode()
+        if hmac.compare_digest(given, token.encode()):
             return None
         return pages.error(401, "this server wants its token: ?token=... or Authorization: Bearer")
 
