@@ -143,6 +143,7 @@ static g *start(m *mp, p *pp, g *gp, int64_t now) {
     hist_add(&pp->stat.latency, now - load_relaxed(&gp->ready_at));
     count_add(&pp->stat.schedtick, 1);
     store_relaxed(&mp->run_since, now);
+    store_relaxed(&pp->slice_since, now);
     if (mp->spinning) {
         mp->spinning = false;
         /* The last spinner that finds work wakes the next one (Go's resetspinning). */

@@ -65,15 +65,14 @@ struct p {
     runq runq;
     timers timers;
     uint64_t rand;
-    uint32_t last_victim;   /* policy affine */
-    int64_t globq_empty_at; /* policy neighbour */
+    uint32_t last_victim;        /* policy affine */
+    int64_t globq_empty_at;      /* policy neighbour */
+    _Atomic int64_t slice_since; /* when its M picked the g that it runs */
     pstat stat;
     /* sysmon's notes */
-    uint64_t seen_tick;
-    int64_t seen_at;
     uint64_t seen_host;
     int64_t host_since;
-    bool preempt_asked;
+    int64_t preempt_asked_at;
 };
 
 struct m {

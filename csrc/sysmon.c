@@ -5,8 +5,11 @@
  *   preempt  a g that ran for 10 ms while others wait for its M or P is asked to yield
  *   poll     fds and timers that nobody looked at for a while
  *
- * It looks every 20 us while there is something to do, and doubles the pause up to 10 ms
- * after 50 looks in vain; with every P idle it sleeps until one is taken. */
+ * It looks every 20 us while it retakes P's, and doubles the pause up to 10 ms after 50 looks
+ * in vain, but is there when the slice of a g ends that others wait for; with every P idle it
+ * sleeps until one is taken. Preempting doesn't shorten the pause: with a CPU for each P, every
+ * look takes one away from a P (looking closely for a millisecond after each preemption cost
+ * CPU-bound g's on 2 CPUs a tenth of their speed-up). */
 #include "netpoll.h"
 #include "scheduler.h"
 
@@ -33,11 +36,15 @@ static uint32_t blocking_call(m *mp) {
     return HOLD_CORE;
 }
 
-/* *soon: it may have to be retaken before the usual pause is over. */
-static bool retake(p *pp, m *mp, int64_t now, bool *soon) {
+static void look_again_at(int64_t when, int64_t *until) {
+    if (when < *until) *until = when;
+}
+
+/* *until: when sysmon has to look again, the usual pause or not. */
+static bool retake(p *pp, m *mp, int64_t now, int64_t *until) {
     uint32_t from = blocking_call(mp);
     uint64_t entries = load_relaxed(&mp->entries);
-    *soon |= from != HOLD_CORE && work_waits_for(pp);
+    if (from != HOLD_CORE && work_waits_for(pp)) look_again_at(now + UNDECLARED_MIN / 4, until);
     if (from == HOLD_CORE || pp->seen_host != entries) {
         pp->seen_host = from == HOLD_CORE ? UINT64_MAX : entries;
         pp->host_since = now;
@@ -58,21 +65,20 @@ static bool retake(p *pp, m *mp, int64_t now, bool *soon) {
     return true;
 }
 
-static bool preempt(p *pp, m *mp, int64_t now) {
-    uint64_t tick = load_relaxed(&pp->stat.schedtick);
-    if (tick != pp->seen_tick) {
-        pp->seen_tick = tick;
-        pp->seen_at = now;
-        return false;
-    }
-    if (now - pp->seen_at < SLICE) return false;
+static void preempt(p *pp, m *mp, int64_t now, int64_t *until) {
     g *gp = load_acquire(&mp->cur);
     bool cancelled = gp && load_relaxed(&gp->cancel);
-    if (!cancelled && !work_waits_for(pp) && boundq_len(&mp->bound) == 0) return false;
-    if (load_acquire(&mp->hold) != HOLD_HOST || !S.ops.preempt(mp)) return false;
+    if (!cancelled && !work_waits_for(pp) && boundq_len(&mp->bound) == 0) return;
+    int64_t since = load_relaxed(&pp->slice_since);
+    if (since < pp->preempt_asked_at) since = pp->preempt_asked_at; /* ask again after another slice */
+    if (now - since < SLICE) {
+        look_again_at(since + SLICE, until);
+        return;
+    }
+    if (load_acquire(&mp->hold) != HOLD_HOST || !S.ops.preempt(mp)) return;
     count_add(&pp->stat.preempt_requests, 1);
-    pp->seen_at = now; /* ask again if it is still there in 10 ms */
-    return true;
+    pp->preempt_asked_at = now;
+    look_again_at(now + SLICE, until);
 }
 
 /* An M that came back from a blocking call without its P must not run on for free. */
@@ -88,16 +94,10 @@ static void stop_free_riders(int64_t now) {
     }
 }
 
-/* One look; returns whether there was something to do. */
-static bool look(int64_t now, bool *soon) {
-    bool did = false;
-    for (uint32_t i = 0; i < S.maxp; i++) {
-        p *pp = load_acquire(&S.allp[i]);
-        m *mp = load_acquire(&pp->m);
-        if (load_acquire(&pp->status) != P_RUNNING || !mp) continue;
-        did |= retake(pp, mp, now, soon) || preempt(pp, mp, now);
-    }
-    stop_free_riders(now);
+/* One look; returns whether a P was retaken. */
+static bool look(int64_t now, int64_t *until) {
+    bool retook = false;
+    /* First what may make others wait for a P. */
     if (sched_next_timer() <= now - MILLISECOND) sched_run_timers(now);
     if (netpoll_waiters() && !load_relaxed(&S.poller)) {
         int64_t unseen = now - load_relaxed(&S.last_poll);
@@ -106,14 +106,24 @@ static bool look(int64_t now, bool *soon) {
             netpoll(0);
         } else if (unseen > POLLER_AFTER)
             sched_kick_poller();
-        else if (load_relaxed(&S.nidlep))
-            *soon = true; /* the one that polled found work: another M should, before long */
+        else if (load_relaxed(&S.nidlep)) /* the one that polled found work: another M should, before long */
+            look_again_at(now + UNDECLARED_MIN / 4, until);
     }
-    return did;
+    for (uint32_t i = 0; i < S.maxp; i++) {
+        p *pp = load_acquire(&S.allp[i]);
+        m *mp = load_acquire(&pp->m);
+        if (load_acquire(&pp->status) != P_RUNNING || !mp) continue;
+        if (retake(pp, mp, now, until))
+            retook = true;
+        else
+            preempt(pp, mp, now, until);
+    }
+    stop_free_riders(now);
+    return retook;
 }
 
 void *sysmon_main(void *arg) {
-    int64_t pause = PAUSE_MIN, next;
+    int64_t pause = PAUSE_MIN;
     uint32_t vain = 0;
     while (load_acquire(&S.running)) {
         clock_sync();
@@ -130,18 +140,18 @@ void *sysmon_main(void *arg) {
             pause = PAUSE_MIN;
             continue;
         }
-        bool soon = false;
-        if (look(now, &soon)) {
+        int64_t until = now + PAUSE_MAX;
+        if (look(now, &until)) {
             vain = 0;
             pause = PAUSE_MIN;
         } else if (++vain > 50 && pause < PAUSE_MAX)
             pause = pause * 2 < PAUSE_MAX ? pause * 2 : PAUSE_MAX;
-        /* Timers that fall due while every P is busy are sysmon's to run. */
-        next = sched_next_timer(); /* INT64_MAX if there is none: nothing may be added to it */
-        int64_t until = now + pause;
-        if (soon && pause > UNDECLARED_MIN / 4) until = now + UNDECLARED_MIN / 4;
-        if (next < until - MILLISECOND)
-            until = next + MILLISECOND > now + PAUSE_MIN ? next + MILLISECOND : now + PAUSE_MIN;
+        look_again_at(now + pause, &until);
+        /* Timers that fall due while every P is busy are sysmon's to run. INT64_MAX if there is
+         * none: nothing may be added to it. */
+        int64_t next = sched_next_timer();
+        if (next < until - MILLISECOND) until = next + MILLISECOND;
+        if (until < now + PAUSE_MIN) until = now + PAUSE_MIN;
         note_sleep(&S.sysmon_note, until);
     }
     return arg;

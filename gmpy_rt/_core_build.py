@@ -40,6 +40,7 @@ BRIDGE = [
     "pydump",
     "pypoll",
     "preempt",
+    "script",
     "anchor",
     "arena",
 ]

@@ -20,6 +20,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar, cast
 
+import greenlet
+
 from . import _door
 from . import _load as _load  # before anything that imports _door
 from . import procs as _procs
@@ -187,6 +189,10 @@ def run(
             )
         runtime = _active = _Runtime(cpus)
     _door.set_on_m_start(_on_m_start)
+    # When a thread has ended, greenlet looks for a leaked reference to its main greenlet by a
+    # reference count. Without a GIL that count is wrong while a new thread, a new M say, has the
+    # ended one's id: the greenlet was freed twice (tests/test_signals.py, weakref callback).
+    greenlet._greenlet.enable_optional_cleanup(False)
     _door.start(n, index, runtime.eventfd)
     try:
         if tracer is not None:

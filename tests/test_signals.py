@@ -5,23 +5,36 @@ from __future__ import annotations
 import pytest
 from support import PREEMPTION, preempts, run_script
 
-# Sends SIGINT to itself from a plain thread, and tells when.
+# Sends SIGINT to itself from a plain thread, and tells when; then how late that thread itself
+# is at most for a sleep of 2 ms: what the machine adds to everything.
 KILLER = """
 import os, signal, threading, time
 sent = []
+late = [0.0]
+started = threading.Event()
 def killer(after):
+    started.wait()
     time.sleep(after)
     sent.append(time.monotonic())
     os.kill(os.getpid(), signal.SIGINT)
+    while True:
+        before = time.monotonic()
+        time.sleep(0.002)
+        late.append(time.monotonic() - before - 0.002)
+def took():
+    print(time.monotonic() - sent[0] - max(late))
 def shoot(after=0.2):
+    started.clear()
     threading.Thread(target=killer, args=(after,), daemon=True).start()
+    started.set()
 """
 
 
 def reaches_main_within_100_ms(source: str) -> None:
-    """source prints how long it took. A loaded machine gets three chances."""
+    """source says how long it took; the machine's own lateness is taken off, and it gets six
+    chances: on a loaded one, the thread that measures isn't always the one that is late."""
     took = []
-    for _ in range(3):
+    for _ in range(6):
         took.append(float(run_script(source).stdout))
         if took[-1] < 0.1:
             return
@@ -37,7 +50,7 @@ def main():
     try:
         rt.sleep(20)
     except KeyboardInterrupt:
-        print(time.monotonic() - sent[0])
+        took()
         return
     print("nothing came")
 run(main)
@@ -61,7 +74,7 @@ def main():
     try:
         rt.sleep(20)
     except KeyboardInterrupt:
-        print(time.monotonic() - sent[0])
+        took()
         return
     print("nothing came")
 run(main, procs={procs})
@@ -87,7 +100,7 @@ def main():
         while time.monotonic() < end:
             pass
     except KeyboardInterrupt:
-        print(time.monotonic() - sent[0])
+        took()
         return
     print("nothing came")
 run(main, procs=2)
@@ -179,10 +192,19 @@ def test_a_second_ctrl_c_while_run_waits_says_for_whom():
     done = run_script(
         KILLER
         + """
+import sys
+class Heard:
+    said = ""
+    def write(self, text):
+        Heard.said += text
+        return sys.__stderr__.write(text)
+    def flush(self):
+        sys.__stderr__.flush()
+sys.stderr = Heard()
 def main():
     def stubborn():
-        end = time.monotonic() + 1
-        while time.monotonic() < end:
+        end = time.monotonic() + 20
+        while "stubborn" not in Heard.said and time.monotonic() < end:
             try:
                 rt.sleep(1)
             except rt.Cancelled:

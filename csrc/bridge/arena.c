@@ -19,7 +19,7 @@
 
 #include "bridge.h"
 
-enum { ROOT = 2048, REGION = 2 << 20, CHUNK = 16 * 1024, HOT = 1024 };
+enum { ROOT = 2048, REGION = 2 << 20, CHUNK = 16 * 1024, HOT = 1024, POPULATE = 64 * 1024 };
 
 typedef struct block {
     struct block *next;
@@ -81,8 +81,12 @@ static void *root_alloc(void) {
     block *b = r->free;
     if (b)
         r->free = b->next;
-    else
+    else {
         b = (block *)((char *)r + ROOT * r->carved++);
+        /* One system call instead of 16 page faults; where there is no such advice (before
+         * Linux 5.14), page faults it is. */
+        if ((uintptr_t)b % POPULATE == 0) madvise(b, POPULATE, MADV_POPULATE_WRITE);
+    }
     r->nused++;
     if (!r->free && r->carved == REGION / ROOT) list_remove(r);
     mutex_unlock(&lock);

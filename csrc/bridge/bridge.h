@@ -61,6 +61,8 @@ typedef struct mhost {
     _Atomic bool monitor_asked;
     bool preempt_late; /* asked to yield while no_preempt: do it once that is over */
     g *raise_in;       /* the g that is to be interrupted at a check soon; see preempt.c */
+    int raise_tries;   /* how often the M asks itself for that before it yields to others */
+    bool asked_myself; /* the request to yield that is pending is such a one */
 } mhost;
 
 /* ---- who is calling */
@@ -129,6 +131,9 @@ int pygroup_init(PyObject *module);
 int pydump_init(PyObject *module);
 int pypoll_init(PyObject *module);
 int preempt_init(PyObject *module);
+/* At the safe point that sysmon asked for: yields, or sees to an interrupt. */
+int preempt_yield(void);
+int script_install(char *path, size_t size); /* the path to ask with. -1 with an exception set */
 enum host_state py_thread_state(m *mp);
 bool py_preempt(m *mp);
 /* gp stops running: what it was to be interrupted with, its next park raises. */

@@ -3,18 +3,12 @@
  * remote-debug (3.14+): PEP 768's protocol inside one's own process. sysmon writes the path
  *   of a script into the thread's debugger support, marks it pending and sets the stop bit
  *   of the thread's eval breaker; at the next backward jump or function entry exactly that
- *   thread runs the script, with no lock held, and the script yields. Measured on 3.14.7t:
- *   0.3 ms from request to switch, no stop-the-world.
+ *   thread runs the script, with no lock held, and the script yields (see script.c). No
+ *   stop-the-world.
  * monitoring (3.12, 3.13, or when remote debugging is off): sys.monitoring events, switched
  *   on when needed; each switch-on stops the world for 1.5 to 4 ms.
- * none (3.11): a hog keeps its M until it parks.
- *
- * The script's last act is `+yield_point`: a C slot, so that the interpreter doesn't look
- * at the eval breaker again before the script has ended. */
+ * none (3.11): a hog keeps its M until it parks. */
 #include "bridge.h"
-
-#include <sys/mman.h>
-#include <unistd.h>
 
 static PyObject *locking_files; /* frozenset of co_filename's */
 
@@ -24,8 +18,6 @@ enum { MODE_NONE, MODE_REMOTE, MODE_MONITORING };
 static int mode = MODE_NONE;
 /* Python, for monitoring only: switches the events on. */
 static PyObject *callback;
-
-static const char script[] = "from gmpy_rt._door import yield_point as y\n+y\n";
 
 #if PY_VERSION_HEX >= 0x030E0000
 static char script_path[64];
@@ -121,17 +113,28 @@ static bool put_off(void) {
  * (__exit__ had better do its work), nor in our own locks and queues, whose modules have a
  * global __gmpy_atomic__. An exception set with PyThreadState_SetAsyncExc can't choose.
  *
- * Pending calls run on whichever thread meets a check first: there it is queued again. If
- * that goes on for too long it is dropped; the interrupt stays with the G, and sysmon asks
- * again after the next slice. */
+ * Pending calls run on whichever thread meets a check first. A GIL build signals them to the
+ * GIL's holder only, which is this thread. A free-threaded one signals all threads, and hogs
+ * on other M's, whose next check is a few nanoseconds away, took the call every time, for
+ * seconds. So there the world is stopped while it is queued, and the others forget the signal.
+ *
+ * With remote-debug the M asks itself once more whenever it queues the call: its next check
+ * runs the call and then, unless that has raised, the script, which queues it again. With
+ * monitoring, who meets the call in vain queues it again. After many tries it is given up; the
+ * interrupt stays with the G, and sysmon asks again after the next slice. */
 #if PY_VERSION_HEX >= 0x030C0000
 #include <opcode_ids.h>
 
 extern int _PyEval_AddPendingCall(PyInterpreterState *interp, int (*fn)(void *), void *arg, int flags);
+#ifdef Py_GIL_DISABLED
+extern void _PyEval_StopTheWorld(PyInterpreterState *interp);
+extern void _PyEval_StartTheWorld(PyInterpreterState *interp);
+static const uintptr_t CALLS_TO_DO = 1U << 2;
+#endif
 
-enum { RAISE_TRIES = 2000 };
-static _Atomic int raise_tries;   /* queueings left */
-static _Atomic bool raise_queued; /* one is enough for all M's */
+enum { REMOTE_TRIES = 100, QUEUE_TRIES = 2000 };
+static _Atomic int queue_tries;   /* monitoring: queueings left */
+static _Atomic bool raise_queued; /* there, one is enough for all M's */
 
 static bool special(PyObject *name) {
     return PyUnicode_GET_LENGTH(name) > 4 && PyUnicode_READ_CHAR(name, 0) == '_' &&
@@ -208,60 +211,106 @@ static bool may_raise_in(PyFrameObject *f, bool desperate) {
 
 static int raise_here(void *arg);
 
+/* For this thread alone. */
+static int add_pending_call(void) {
+    PyInterpreterState *interp = PyInterpreterState_Get();
+#ifdef Py_GIL_DISABLED
+    PyThreadState *self = PyThreadState_Get();
+    _PyEval_StopTheWorld(interp);
+    int full = _PyEval_AddPendingCall(interp, raise_here, NULL, 0);
+    for (PyThreadState *ts = PyInterpreterState_ThreadHead(interp); ts; ts = PyThreadState_Next(ts))
+        if (ts != self) __atomic_fetch_and(&ts->eval_breaker, ~CALLS_TO_DO, __ATOMIC_RELAXED);
+    _PyEval_StartTheWorld(interp);
+    return full;
+#else
+    return _PyEval_AddPendingCall(interp, raise_here, NULL, 0);
+#endif
+}
+
 static void queue_raise(void) {
-    if (atomic_fetch_sub(&raise_tries, 1) <= 0) return;
+    if (mode == MODE_REMOTE) {
+        add_pending_call();
+        return;
+    }
+    if (atomic_fetch_sub(&queue_tries, 1) <= 0) return;
     if (atomic_exchange(&raise_queued, true)) return;
-    if (_PyEval_AddPendingCall(PyInterpreterState_Get(), raise_here, NULL, 0))
-        store_seq(&raise_queued, false);
+    if (add_pending_call()) store_seq(&raise_queued, false);
 }
 
 static int raise_here(void *Py_UNUSED(arg)) {
+    bool remote = mode == MODE_REMOTE;
     store_seq(&raise_queued, false);
     g *gp = current_g();
     mhost *h = gp ? load_relaxed(&sched_self->host) : NULL;
     if (!h || h->raise_in != gp) { /* another M's */
-        if (atomic_load(&raise_wanted) > 0) queue_raise();
+        if (!remote && atomic_load(&raise_wanted) > 0) queue_raise();
         return 0;
     }
     PyFrameObject *f = PyEval_GetFrame();
-    bool desperate = load_relaxed(&raise_tries) < RAISE_TRIES / 2;
+    bool desperate = !remote && load_relaxed(&queue_tries) < QUEUE_TRIES / 2;
     if (load_relaxed(&gp->cancel) &&
         (load_relaxed(&h->no_preempt) || in_locking_code() || !f || !may_raise_in(f, desperate))) {
-        queue_raise();
+        if (!remote) queue_raise();
         return 0;
     }
     no_raise(h, gp);
     return load_relaxed(&gp->cancel) ? raise_interrupt(host_g(gp)) : 0;
 }
 
+static void ask_myself(mhost *h, bool ask) {
+#if PY_VERSION_HEX >= 0x030E0000
+    if (mode != MODE_REMOTE) return;
+    if (ask)
+        ask_remote(h->tstate);
+    else
+        __atomic_store_n(&h->tstate->remote_debugger_support.debugger_pending_call, 0, __ATOMIC_RELEASE);
+    h->asked_myself = ask;
+#else
+    (void)h, (void)ask;
+#endif
+}
+
 static void raise_soon(g *gp) {
     mhost *h = load_relaxed(&sched_self->host);
     if (!load_relaxed(&gp->cancel)) return;
-    if (!h->raise_in) atomic_fetch_add(&raise_wanted, 1);
-    h->raise_in = gp;
-    store_seq(&raise_tries, RAISE_TRIES);
+    if (h->raise_in != gp) {
+        if (!h->raise_in) atomic_fetch_add(&raise_wanted, 1);
+        h->raise_in = gp;
+        h->raise_tries = REMOTE_TRIES;
+        store_seq(&queue_tries, QUEUE_TRIES);
+    }
     queue_raise();
+    ask_myself(h, true);
 }
 #else
+static void ask_myself(mhost *Py_UNUSED(h), bool Py_UNUSED(ask)) {}
 static void raise_soon(g *Py_UNUSED(gp)) {}
 #endif
 
 void no_raise_slow(mhost *h) {
     h->raise_in = NULL;
     atomic_fetch_sub(&raise_wanted, 1);
+    if (h->asked_myself) ask_myself(h, false);
 }
 
-static PyObject *yield_point_positive(PyObject *Py_UNUSED(self)) {
+int preempt_yield(void) {
     g *gp = current_g();
-    if (!gp || put_off()) Py_RETURN_NONE;
+    if (!gp || put_off()) return 0;
     mhost *h = load_relaxed(&sched_self->host);
+    h->asked_myself = false;
     /* An interrupt is raised in this slice; where that took too long, the others come first. */
-    if (load_relaxed(&gp->cancel) && h->raise_in != gp) {
+    if (load_relaxed(&gp->cancel) && (h->raise_in != gp || h->raise_tries-- > 0)) {
         raise_soon(gp);
-        Py_RETURN_NONE;
+        return 0;
     }
-    if (yield_now(true) < 0) return NULL;
+    if (yield_now(true) < 0) return -1;
     raise_soon(gp);
+    return 0;
+}
+
+/* For a script from a file: a slot, for the same reason as the finalizer in script.c. */
+static PyObject *yield_point_positive(PyObject *Py_UNUSED(self)) {
+    if (preempt_yield() < 0) return NULL;
     Py_RETURN_NONE;
 }
 
@@ -309,10 +358,7 @@ static PyObject *door_preempt_mode(PyObject *Py_UNUSED(module), PyObject *args) 
     Py_XSETREF(callback, on == Py_None ? NULL : Py_NewRef(on));
 #if PY_VERSION_HEX >= 0x030E0000
     if (mode == MODE_REMOTE && !script_path[0]) {
-        int fd = memfd_create("gmpy_rt-yield", MFD_CLOEXEC);
-        if (fd < 0 || write(fd, script, sizeof script - 1) != (ssize_t)sizeof script - 1)
-            return PyErr_SetFromErrno(PyExc_OSError);
-        snprintf(script_path, sizeof script_path, "/proc/self/fd/%d", fd);
+        if (script_install(script_path, sizeof script_path) < 0) return NULL;
     }
 #endif
     Py_RETURN_NONE;
@@ -348,7 +394,6 @@ static PyMethodDef methods[] = {
 };
 
 int preempt_init(PyObject *module) {
-    (void)script;
     PyObject *type = PyType_FromSpec(&yield_point_spec);
     PyObject *point = type ? PyObject_CallNoArgs(type) : NULL;
     Py_XDECREF(type);
