@@ -1,0 +1,1 @@
+"""What the instruments cost: python -m bench.observe.overhead"""
