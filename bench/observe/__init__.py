@@ -1,1 +1,0 @@
-"""What the instruments cost: python -m bench.observe.overhead"""
