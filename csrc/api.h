@@ -1,4 +1,5 @@
-/* api: the core as the outside reads it: plain numbers, copied. */
+/* api: the core as the outside reads it: plain numbers, copied. Any thread may ask, at any
+ * time, also without a runtime (all is zero then) and while one starts or stops. */
 #ifndef GMPY_API_H
 #define GMPY_API_H
 
@@ -9,16 +10,46 @@ typedef struct gmpy_pstat {
     uint32_t id, status, reserved;
     int64_t m;
     uint64_t runq;
-    uint64_t counter[16];
+    uint64_t counter[32];
     uint64_t timers, timers_fired;
     int64_t timers_worst_late;
     int64_t latency_max;
+    int64_t idle_ns;
 } gmpy_pstat;
+
+typedef struct gmpy_mstat {
+    uint32_t id, doing; /* doing: see gmpy_m_doing */
+    int64_t p;          /* the P it holds; -1: none */
+    int64_t g;          /* the id of the g it runs; -1: none */
+    uint64_t bound;     /* runnable g's that are pinned to it */
+    uint32_t pinned;    /* live ones */
+    uint8_t polling, solo, locked, undeclared;
+    int64_t run_ns;   /* how long that g has run since it parked or yielded by itself */
+    int64_t taken_ns; /* how long ago its P was taken, if it was */
+} gmpy_mstat;
+
+typedef struct gmpy_gstat {
+    uint64_t id;
+    uint32_t status;
+    uint32_t reason;
+    int64_t m;
+    int64_t wait_ns;
+} gmpy_gstat;
+
+typedef struct gmpy_hist {
+    uint64_t total;
+    int64_t sum, max; /* ns */
+    uint64_t count[488];
+} gmpy_hist;
 
 typedef struct gmpy_stat {
     uint32_t procs, idle_procs, reserve, threads, spinning, blocked_threads, policy;
     uint64_t goroutines, created, globq, latq, netpoll_waiters, external;
     uint64_t runnable, running, waiting, fresh, stranded;
+    uint32_t idle_threads, running_runtime;
+    uint64_t counter[32]; /* over all P's */
+    uint64_t timers, timers_fired;
+    int64_t idle_ns, poll_ns;
 } gmpy_stat;
 
 typedef struct gmpy_hog {
@@ -39,7 +70,7 @@ typedef struct gmpy_hunger {
     uint32_t hogs; /* in hog, who runs for longest first */
     gmpy_hog hog[8];
     /* between two looks */
-    uint64_t seen[496], seen_requests;
+    uint64_t seen[488], seen_requests;
 } gmpy_hunger;
 
 const char *gmpy_counter_name(uint32_t i);
@@ -48,8 +79,13 @@ uint32_t gmpy_p_count(void);
 int gmpy_p_stat(uint32_t i, gmpy_pstat *out);
 uint32_t gmpy_hist_buckets(void);
 int64_t gmpy_hist_lower(uint32_t bucket);
+uint32_t gmpy_hist_bucket(int64_t ns);
 int gmpy_p_latency(uint32_t i, uint64_t *counts);
+void gmpy_hist_read(int timers, gmpy_hist *out);
 void gmpy_stat_read(gmpy_stat *out, int walk);
+uint32_t gmpy_m_stats(gmpy_mstat *out, uint32_t max);
+const char *gmpy_m_doing(uint32_t doing);
+uint32_t gmpy_g_stats(gmpy_gstat *out, uint32_t max, uint32_t *at);
 int gmpy_policy_by_name(const char *name);
 const char *gmpy_policy_name(uint32_t policy);
 int gmpy_deadlocked(void);

@@ -90,6 +90,7 @@ g *g_alloc(void) {
     store_relaxed(&gp->reason, WAIT_NONE);
     store_relaxed(&gp->cancel, false);
     gp->solo = gp->blocked = gp->latency = false;
+    store_relaxed(&gp->ran_ns, 0);
     gp->host = gp->frame = NULL;
     return gp;
 }

@@ -50,18 +50,19 @@ enum wait_reason {
 struct g {
     qlink link; /* in a run queue while RUNNABLE; in a free list while IDLE */
     _Atomic uint32_t status;
-    uint32_t index;           /* place in the slab */
-    _Atomic uint32_t gen;     /* how often the slot was used: tags ids, so that a stale id is seen */
-    _Atomic(m *) m;           /* the M it is pinned to; NULL while fresh */
-    uint64_t id;              /* for people: unique, rising within one M */
-    _Atomic int64_t ready_at; /* when it became runnable; thieves peek at it */
-    int64_t wait_since;       /* when it last parked */
-    _Atomic uint8_t reason;   /* enum wait_reason */
-    bool solo;                /* had better start on an M of its own */
-    bool latency;             /* of the latency class: see scheduler.h, reserved P's */
-    bool blocked;             /* blocked its M for long, undeclared. Written by its M */
-    _Atomic bool cancel;      /* somebody wants the next wait to end with WAKE_CANCEL */
-    uint16_t trace_seq;       /* see trace.h. Written by who makes it runnable */
+    uint32_t index;             /* place in the slab */
+    _Atomic uint32_t gen;       /* how often the slot was used: tags ids, so that a stale id is seen */
+    _Atomic(m *) m;             /* the M it is pinned to; NULL while fresh */
+    _Atomic uint64_t id;        /* for people: unique, rising within one M */
+    _Atomic int64_t ready_at;   /* when it became runnable; thieves peek at it */
+    _Atomic int64_t wait_since; /* when it last parked */
+    _Atomic int64_t ran_ns;     /* in earlier slices, since it last gave way by itself */
+    _Atomic uint8_t reason;     /* enum wait_reason */
+    bool solo;                  /* had better start on an M of its own */
+    bool latency;               /* of the latency class: see scheduler.h, reserved P's */
+    bool blocked;               /* blocked its M for long, undeclared. Written by its M */
+    _Atomic bool cancel;        /* somebody wants the next wait to end with WAKE_CANCEL */
+    uint16_t trace_seq;         /* see trace.h. Written by who makes it runnable */
     parker parker;
     waiter waiter; /* for waits on one thing at a time */
     timer timer;   /* the deadline of the wait under way */

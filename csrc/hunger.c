@@ -42,9 +42,10 @@ static void find_hogs(gmpy_hunger *h, int64_t now) {
     h->seen_requests = requests;
 }
 
-/* Call it while the runtime runs, from a thread that sched_stop waits for. */
+/* Without a runtime nothing changes in *h. */
 void gmpy_hunger_look(gmpy_hunger *h) {
     uint64_t counts[HIST_BUCKETS];
+    if (!sched_look()) return;
     int64_t now = nanotime(), sum = 0;
     new_latencies(h, counts);
     h->runs = 0;
@@ -75,6 +76,7 @@ void gmpy_hunger_look(gmpy_hunger *h) {
     }
     h->wait_mean_ns = n ? sum / (int64_t)n : 0;
     find_hogs(h, now);
+    sched_look_end();
 }
 
 /* How long a g may run while others wait for its M or P. Returns what it was; 0 only asks. */

@@ -31,6 +31,7 @@ void p_move(p *pp, uint32_t from, uint32_t to) {
 void pidle_list(p *pp, uint32_t from) {
     p_move(pp, from, P_IDLE);
     store_release(&pp->m, NULL);
+    span_begin(&pp->stat.idle, nanotime());
     bool reserved = load_relaxed(&pp->reserved);
     p **list = reserved ? &S.idler : &S.idlep;
     pp->next_idle = *list;
@@ -67,6 +68,7 @@ p *pidle_get(p *want, bool latency) {
     *at = pp->next_idle;
     atomic_fetch_sub(reserved ? &S.nidler : &S.nidlep, 1);
     p_move(pp, P_IDLE, P_RUNNING);
+    span_end(&pp->stat.idle, nanotime());
     return pp;
 }
 
@@ -317,9 +319,11 @@ static void sleep_until_given(m *mp) {
          * one added before is seen by the scan. */
         int64_t until = sched_next_timer();
         store_seq(&S.poll_until, until);
+        span_begin(&S.polled, nanotime()); /* there is one poller at a time */
         netpoll(until);
         int64_t now = nanotime();
         store_relaxed(&S.last_poll, now);
+        span_end(&S.polled, now);
         sched_run_timers(now);
         mutex_lock(&S.lock);
         store_seq(&S.poller, NULL);

@@ -44,6 +44,7 @@ static g *rob(p *pp, uint32_t victim, bool *too_young) {
     count_add(&pp->stat.steals, 1);
     count_add(&pp->stat.stolen, n);
     trace_event(TRACE_STEAL, gp->id, (uint64_t)victim << 32 | n);
+    atomic_fetch_add_explicit(&from->stat.robbed, 1, memory_order_relaxed);
     pp->last_victim = victim;
     return gp;
 }

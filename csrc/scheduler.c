@@ -55,7 +55,7 @@ void sched_go(g *gp) {
             mp->next_id = atomic_fetch_add(&S.next_id, ID_BATCH);
             mp->end_id = mp->next_id + ID_BATCH;
         }
-        gp->id = mp->next_id++;
+        store_relaxed(&gp->id, mp->next_id++);
         count_add(&pp->stat.created, 1);
         trace_runnable(TRACE_CREATE, gp, cur_id(mp));
         if (unlikely(latency || mp->latency)) /* its P's runq isn't for either */
@@ -63,7 +63,7 @@ void sched_go(g *gp) {
         else
             runq_put(&pp->runq, gp, true, &S.globq);
     } else {
-        gp->id = atomic_fetch_add(&S.next_id, ID_BATCH);
+        store_relaxed(&gp->id, atomic_fetch_add(&S.next_id, ID_BATCH));
         visit();
         atomic_fetch_add(&S.created_outside, 1);
         trace_runnable(TRACE_CREATE, gp, mp ? cur_id(mp) : trace_who());
@@ -80,6 +80,9 @@ void sched_go(g *gp) {
 void sched_yield_g(m *mp, g *gp, int64_t now) {
     store_relaxed(&gp->ready_at, now);
     trace_runnable(TRACE_YIELD, gp, mp->yield_to_global);
+    /* yield_to_global: it was preempted, and its time goes on. */
+    int64_t ran = mp->yield_to_global ? load_relaxed(&gp->ran_ns) + now - load_relaxed(&mp->run_since) : 0;
+    store_relaxed(&gp->ran_ns, ran);
     g_move(gp, G_RUNNING, G_RUNNABLE);
     boundq_push_own(&mp->bound, gp);
 }
@@ -154,6 +157,7 @@ static g *start(m *mp, p *pp, g *gp, int64_t now) {
     hist_add(&pp->stat.latency, now - load_relaxed(&gp->ready_at));
     count_add(&pp->stat.schedtick, 1);
     trace_run(gp);
+    store_relaxed(&mp->run_since, now);
     store_relaxed(&pp->slice_since, now);
     if (mp->spinning) {
         mp->spinning = false;

@@ -99,8 +99,9 @@ struct m {
     enum turn turn;
     uint32_t streak;
     int64_t turn_since, p_since;
-    bool solo;    /* made for g's whose function blocks: one at a time */
-    bool latency; /* its class, for good */
+    _Atomic int64_t run_since; /* when cur was picked */
+    bool solo;                 /* made for g's whose function blocks: one at a time */
+    bool latency;              /* its class, for good */
     bool spinning;
     int32_t spin_luck; /* how well spinning paid lately */
     uint32_t spin_dry;
@@ -117,7 +118,7 @@ struct m {
     p *lastp;
     bool polling;
     bool idle_listed;
-    bool token_queued;
+    _Atomic bool token_queued;
     m *next_idle;
     qlink token;
     _Atomic bool nop_undeclared; /* its P was taken in a call that it hadn't declared */
@@ -145,6 +146,8 @@ typedef struct sched {
     _Atomic(m *) poller;
     _Atomic int64_t poll_until;
     _Atomic int64_t last_poll;
+    span polled;                            /* M's asleep in netpoll */
+    _Atomic int64_t polled_seen, idle_seen; /* the most that readers were told */
     _Atomic(p *) allp[MAX_P];
     _Atomic uint32_t maxp; /* P's ever made */
     _Atomic(m *) allm[MAX_M];

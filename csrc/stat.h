@@ -7,11 +7,11 @@
 
 /* Log-linear: 8 buckets to each power of two of nanoseconds, so that a bucket's bounds
  * differ by at most 12.5 %. Bucket b < 8 holds the value b itself. */
-enum { HIST_SUB = 8, HIST_BUCKETS = 62 * HIST_SUB };
+enum { HIST_SUB = 8, HIST_BUCKETS = 61 * HIST_SUB };
 
 typedef struct hist {
     _Atomic uint64_t count[HIST_BUCKETS];
-    _Atomic int64_t max;
+    _Atomic int64_t sum, max;
 } hist;
 
 static inline uint32_t hist_bucket(int64_t v) {
@@ -30,7 +30,21 @@ static inline int64_t hist_lower(uint32_t b) {
 static inline void hist_add(hist *h, int64_t v) {
     uint32_t b = hist_bucket(v);
     count_add(&h->count[b], 1);
+    count_add(&h->sum, v);
     if (v > load_relaxed(&h->max)) store_relaxed(&h->max, v);
+}
+
+/* Time spent in a state, as one number that readers see whole: the total; while the state
+ * lasts, minus the time when it began. That is then negative, as no total is greater than the
+ * time now. Written by one thread at a time. (Who reads just when it ends may see a little
+ * more than the next reader: the end's time was taken a moment before.) */
+typedef _Atomic int64_t span;
+
+static inline void span_begin(span *s, int64_t now) { count_add(s, -now); }
+static inline void span_end(span *s, int64_t now) { count_add(s, now); }
+static inline int64_t span_read(span *s) {
+    int64_t v = load_acquire(s);
+    return v < 0 ? v + nanotime() : v;
 }
 
 #define P_COUNTERS(X)                                                                                        \
@@ -39,6 +53,7 @@ static inline void hist_add(hist *h, int64_t v) {
     X(ended)        /* g's that ended on this P */                                                           \
     X(steals)       /* successful raids on another P */                                                      \
     X(stolen)       /* g's brought home by them */                                                           \
+    X(robbed)       /* raids of others on this P; the only one that others write, atomically */              \
     X(steal_misses) /* rounds over all victims that found nothing */                                         \
     X(handoffs)     /* times this P was given to another M while its M blocked */                            \
     X(retakes_declared)                                                                                      \
@@ -56,6 +71,7 @@ typedef struct pstat {
     P_COUNTERS(X)
 #undef X
     hist latency; /* from runnable to running */
+    span idle;    /* in the list of idle P's; written under sched.lock */
 } pstat;
 
 #endif

@@ -116,7 +116,7 @@ int timers_run(timers *h, int64_t now) {
         int64_t late = now - t->when;
         atomic_fetch_add(&h->firing, 1);
         take(h, 0);
-        if (late > load_relaxed(&h->worst_late)) store_relaxed(&h->worst_late, late);
+        hist_add(&h->late, late);
         count_add(&h->fired, 1);
         parker *fired = t->fire ? t->fire(t) : NULL;
         /* The timer is its owner's again: from here on only (k, seq) count, and a parker

@@ -11,6 +11,7 @@
 
 #include "core.h"
 #include "park.h"
+#include "stat.h"
 
 typedef struct timers timers;
 typedef struct timer timer;
@@ -32,7 +33,7 @@ struct timers {
     _Atomic int64_t next;
     _Atomic uint32_t firing; /* timers taken out whose wait isn't ended yet */
     _Atomic uint64_t fired;
-    _Atomic int64_t worst_late; /* the most any timer was late, ns */
+    hist late; /* by how much they were; written under the lock */
 };
 
 void timers_init(timers *h);

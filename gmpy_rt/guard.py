@@ -411,7 +411,7 @@ def _count(name: str, value: object) -> None:
 def _running_stacks() -> dict[int, str]:
     """The stacks of the G's that run, by id. A free-threaded build's world stands still for it."""
     stacks: dict[int, str] = {}
-    for g, _, frames in _door.look(64, True):
+    for _, g, _, frames in _door.look_running():
         if frames:
             calls = [(code, _line(code, offset)) for code, offset in frames]
         else:  # with the GIL: nobody else runs now

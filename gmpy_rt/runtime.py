@@ -88,7 +88,7 @@ class _Runtime:
 
 _active: _Runtime | None = None
 _PATIENCE = 5.0
-_OURS = ("gmpy-m", "gmpy-guard", "gmpy-tune")  # threads that wake nobody who waits without end
+_OURS = ("gmpy-m", "gmpy-guard", "gmpy-debug", "gmpy-schedtrace")  # they wake nobody who waits
 _starting = threading.Lock()
 
 
@@ -137,6 +137,16 @@ def _on_m_start(number: int) -> None:
         psutil.Process(threading.get_native_id()).cpu_affinity([cpu])
 
 
+def _tracer() -> Any:
+    """What GMPY_DEBUG asks for: a schedtrace.Tracer, or None."""
+    text = os.environ.get("GMPY_DEBUG", "")
+    if not text:
+        return None
+    from . import schedtrace
+
+    return schedtrace.from_environment(text)
+
+
 def _main(fn: Callable[..., T], args: tuple[Any, ...]) -> T:
     g = _door.current()
     g.name = "main"
@@ -164,7 +174,7 @@ def run(
     When main ends, the other G's are cancelled and waited for. Raises what main raises;
     DeadlockError, with every G's stack, when nothing can wake anybody any more;
     KeyboardInterrupt if main doesn't catch it; RuntimeError inside a runtime; ValueError for
-    arguments that can't be.
+    arguments, or a GMPY_DEBUG, that can't be.
     """
     global _active
     if not callable(main):
@@ -178,6 +188,7 @@ def run(
     tune_seconds = tune.interval()
     index = _check_policy(policy)
     cpus = _check_affinity(affinity)
+    tracer = _tracer()
     if _door.current_m() is not None:
         raise RuntimeError("run() inside a G: the runtime runs already, use go(fn, *args) instead")
     with _starting:
@@ -198,6 +209,8 @@ def run(
     _door.start(n, index, runtime.eventfd)
     _door.reserve(reserve)
     try:
+        if tracer is not None:
+            tracer.start()
         runtime.main = _door.go(_main, main, args)
         try:
             _wait_for_main(runtime, runtime.main)
@@ -206,6 +219,8 @@ def run(
         return cast(T, runtime.main.result(0))
     finally:
         _stop_helpers(runtime)
+        if tracer is not None:
+            tracer.stop()
         _door.stop()
         _preemption_off()
         runtime.close()

@@ -54,6 +54,7 @@ class PStats:
     ended: int
     steals: int  # successful raids on other P's
     stolen: int  # G's brought home by them
+    robbed: int  # raids of other P's on this one
     steal_misses: int
     handoffs: int  # given to another M while its own blocked
     retakes_declared: int
@@ -65,6 +66,7 @@ class PStats:
     spread: int  # fresh G's left to others because this M has many
     globq_takes: int
     parks: int
+    idle: float  # seconds without an M
     latency: Histogram  # from runnable to running
 
 
@@ -114,6 +116,7 @@ def _read_p(index: int, stat: Any, counts: Any) -> PStats | None:
         timers=stat.timers,
         timers_fired=stat.timers_fired,
         timers_worst_late=stat.timers_worst_late / 1e9,
+        idle=stat.idle_ns / 1e9,
         latency=Histogram(_bounds, tuple(counts), stat.latency_max),
         **counters,
     )

@@ -28,7 +28,9 @@ enum { DEPTH = 48 };
 
 typedef struct {
     PyG *g;
-    PyObject *waits_for;
+    PyObject *waits_for; /* look */
+    uint32_t m;          /* look_running */
+    unsigned long ident; /* of its thread, as in threading.get_ident() */
     int n;
     PyObject *code[DEPTH];
     int lasti[DEPTH];
@@ -55,7 +57,7 @@ static void note_stack(seen *s, g *gp) {
 }
 #endif
 
-static uint32_t look(seen *all, uint32_t max, bool running_only) {
+static uint32_t look(seen *all, uint32_t max) {
     uint32_t n = 0, slots = g_slots();
 #ifdef Py_GIL_DISABLED
     PyInterpreterState *interp = PyInterpreterState_Get();
@@ -64,8 +66,7 @@ static uint32_t look(seen *all, uint32_t max, bool running_only) {
     for (uint32_t i = 0; i < slots && n < max; i++) {
         g *gp = g_at(i);
         PyG *self = gp->host; /* with the runtime's reference as long as it is there */
-        uint32_t status = g_status(gp);
-        if (status == G_IDLE || !self || (running_only && status != G_RUNNING)) continue;
+        if (g_status(gp) == G_IDLE || !self) continue;
         seen *s = &all[n++];
         s->g = (PyG *)Py_NewRef((PyObject *)self);
         s->waits_for = Py_XNewRef(self->waits_for);
@@ -93,17 +94,15 @@ static PyObject *stack_of(seen *s) {
     return stack;
 }
 
-/* look(max, running_only=False)
- *   -> [(G, what it waits for or None, [(code, offset), ...] innermost first), ...] */
-static PyObject *door_look(PyObject *Py_UNUSED(module), PyObject *args) {
-    unsigned long max;
-    int running_only = false;
-    if (!PyArg_ParseTuple(args, "k|p", &max, &running_only)) return NULL;
+/* look(max) -> [(G, what it waits for or None, [(code, offset), ...] innermost first), ...] */
+static PyObject *door_look(PyObject *Py_UNUSED(module), PyObject *arg) {
+    unsigned long max = PyLong_AsUnsignedLong(arg);
+    if (max == (unsigned long)-1 && PyErr_Occurred()) return NULL;
     uint32_t slots = g_slots();
     if (max > slots) max = slots;
     seen *all = malloc((max ? max : 1) * sizeof *all);
     if (!all) return PyErr_NoMemory();
-    uint32_t n = look(all, (uint32_t)max, running_only);
+    uint32_t n = look(all, (uint32_t)max);
     PyObject *list = PyList_New(n);
     for (uint32_t i = 0; i < n; i++) {
         PyObject *stack = stack_of(&all[i]), *one = NULL;
@@ -123,6 +122,72 @@ static PyObject *door_look(PyObject *Py_UNUSED(module), PyObject *args) {
     return list;
 }
 
-static PyMethodDef methods[] = {{"look", door_look, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}};
+/* ---------------------------------------------------------------- only those that run
+ *
+ * The same for the one g of each M that runs, which may block: as cheap as there are few M's,
+ * however many g's there are. The pause is that of stopping the world, some 10 us; longer if a
+ * thread is in C code that keeps the interpreter. */
+
+static bool look_m(m *mp, seen *s) {
+    g *gp = load_acquire(&mp->cur);
+    mhost *h = load_acquire(&mp->host);
+    if (!gp || !h || !h->tstate || g_status(gp) != G_RUNNING || load_acquire(&gp->m) != mp || !gp->host)
+        return false;
+    s->g = (PyG *)Py_NewRef((PyObject *)gp->host);
+    s->m = mp->id;
+    s->ident = (unsigned long)mp->thread;
+    s->n = 0;
+#ifdef Py_GIL_DISABLED
+    note_frames(s, h->tstate->current_frame);
+#endif
+    return true;
+}
+
+static uint32_t look_ms(seen *all, uint32_t max) {
+    uint32_t n = 0;
+#ifdef Py_GIL_DISABLED
+    PyInterpreterState *interp = PyInterpreterState_Get();
+    _PyEval_StopTheWorld(interp);
+#endif
+    if (sched_look()) {
+        for (uint32_t i = 0; i < max; i++) {
+            m *mp = load_acquire(&S.allm[i]);
+            if (mp && look_m(mp, &all[n])) n++;
+        }
+        sched_look_end();
+    }
+#ifdef Py_GIL_DISABLED
+    _PyEval_StartTheWorld(interp);
+#endif
+    return n;
+}
+
+/* look_running() -> [(M's number, G, ident of the thread, [(code, offset), ...]), ...]
+ * With the GIL the list of places is empty: sys._current_frames() has them. */
+static PyObject *door_look_running(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
+    uint32_t max = load_relaxed(&S.nm);
+    if (max > MAX_M) max = MAX_M;
+    seen *all = malloc((max ? max : 1) * sizeof *all);
+    if (!all) return PyErr_NoMemory();
+    uint32_t n = look_ms(all, max);
+    PyObject *list = PyList_New(n);
+    for (uint32_t i = 0; i < n; i++) {
+        PyObject *stack = stack_of(&all[i]), *one = NULL;
+        if (stack) one = Py_BuildValue("(IOkN)", all[i].m, all[i].g, all[i].ident, stack);
+        Py_DECREF((PyObject *)all[i].g);
+        if (one && list)
+            PyList_SET_ITEM(list, i, one);
+        else {
+            Py_XDECREF(one);
+            Py_CLEAR(list);
+        }
+    }
+    free(all);
+    return list;
+}
+
+static PyMethodDef methods[] = {{"look", door_look, METH_O, NULL},
+                                {"look_running", door_look_running, METH_NOARGS, NULL},
+                                {NULL, NULL, 0, NULL}};
 
 int pydump_init(PyObject *module) { return PyModule_AddFunctions(module, methods); }

@@ -691,5 +691,10 @@ int pyg_init(PyObject *module) {
     G_Type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &g_spec, NULL);
     blockers = PySet_New(NULL);
     if (!blockers || !G_Type || PyModule_AddObjectRef(module, "G", (PyObject *)G_Type) < 0) return -1;
-    return PyModule_AddFunctions(module, methods);
+    PyObject *reasons = PyTuple_New(WAIT_REASONS);
+    for (int i = 0; reasons && i < WAIT_REASONS; i++)
+        PyTuple_SET_ITEM(reasons, i, PyUnicode_FromString(wait_reasons[i]));
+    int r = reasons ? PyModule_AddObjectRef(module, "wait_reasons", reasons) : -1;
+    Py_XDECREF(reasons);
+    return r < 0 ? -1 : PyModule_AddFunctions(module, methods);
 }

@@ -136,7 +136,8 @@ int park(seat *s, int64_t deadline, uint8_t reason) {
     no_raise(load_relaxed(&mp->host), gp);
     p *pp = sched_enter(mp);
     int64_t now = nanotime();
-    gp->wait_since = now;
+    store_relaxed(&gp->wait_since, now);
+    store_relaxed(&gp->ran_ns, 0);
     store_relaxed(&gp->reason, reason);
     count_add(&pp->stat.parks, 1);
     /* Order: the wait has begun (seq_cst), then the look at cancel; interrupt_g sets cancel,

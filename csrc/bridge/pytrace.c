@@ -163,13 +163,5 @@ static PyMethodDef methods[] = {
 
 int pytrace_init(PyObject *module) {
     names = PyDict_New();
-    PyObject *reasons = PyTuple_New(WAIT_REASONS);
-    for (int i = 0; reasons && i < WAIT_REASONS; i++) {
-        PyObject *reason = PyUnicode_FromString(wait_reasons[i]);
-        if (!reason) return -1;
-        PyTuple_SET_ITEM(reasons, i, reason);
-    }
-    if (!names || !reasons || PyModule_AddObjectRef(module, "wait_reasons", reasons) < 0) return -1;
-    Py_DECREF(reasons);
-    return PyModule_AddFunctions(module, methods);
+    return names ? PyModule_AddFunctions(module, methods) : -1;
 }

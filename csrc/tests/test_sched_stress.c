@@ -255,9 +255,11 @@ static void outside(int index) {
         case 3: {
             gmpy_stat stat;
             gmpy_pstat pstat;
+            gmpy_mstat ms[16];
             pause_ns(r % MILLISECOND);
             gmpy_stat_read(&stat, r & 0x100000);
             gmpy_p_stat(r % 4, &pstat);
+            gmpy_m_stats(ms, 16);
             sched_deadlocked();
             break;
         }
