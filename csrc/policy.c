@@ -2,8 +2,9 @@
  *
  * go            random victims, half of the victim's queue: what Go does.
  * global-first  the same victims; the global queue is looked at right before them anyway.
- * neighbour     at most the two adjacent P's; the global queue counts as degraded once it
- *               has been empty for 10 ms, and is skipped until something is put there.
+ * neighbour     at most the two adjacent P's, and those before the global queue, which counts
+ *               as degraded once it has been empty for 10 ms, and is skipped until something
+ *               is put there.
  * affine        the victim stolen from last, first.
  *
  * The last three are how the article 'Go 1.22 ... goroutine starvation' describes Go. */
@@ -32,6 +33,8 @@ bool policy_skips_global(p *pp, int64_t now) {
     if (!pp->globq_empty_at) pp->globq_empty_at = now;
     return now - pp->globq_empty_at > DEGRADE_AFTER;
 }
+
+bool policy_robs_first(void) { return load_relaxed(&S.policy) == POLICY_NEIGHBOUR; }
 
 static g *rob(p *pp, uint32_t victim, bool *too_young) {
     p *from = load_acquire(&S.allp[victim]);

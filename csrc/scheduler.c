@@ -328,6 +328,11 @@ static g *find_runnable(m *mp, p *pp, int64_t *now) {
     }
     gp = pick_local(mp, pp, *now);
     if (gp) return gp;
+    if (unlikely(policy_robs_first()) && !mp->no_fresh && !mp->latency) {
+        bool too_young = false;
+        gp = policy_find(pp, false, &too_young);
+        if (gp) return gp;
+    }
     if (mp->latency || !policy_skips_global(pp, *now)) {
         gp = pick_global(mp, pp, *now, false, &again);
         if (gp || again) return gp;

@@ -239,6 +239,7 @@ void sched_run_timers(int64_t now);                      /* on all P's; any thre
 void sched_kick_poller(void);                            /* sysmon: fds are waited for and nobody polls */
 g *policy_find(p *pp, bool last_round, bool *too_young); /* steal, by the policy */
 bool policy_skips_global(p *pp, int64_t now);
+bool policy_robs_first(void); /* other P's before the global queue */
 void *sysmon_main(void *arg);
 void sysmon_wake(void);
 /* sysmon: takes mp's P, seen to be pp, if hold is still `from`. Returns the P it got: it is
