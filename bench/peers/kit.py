@@ -225,6 +225,10 @@ def end_with_stdin(port: int) -> None:
     answer({"port": port})
 
 
+def gil_off() -> bool:
+    return not getattr(sys, "_is_gil_enabled", lambda: True)()
+
+
 def limit_cpus(procs: int) -> None:
     """For peers without P's of their own: as many CPUs as P's."""
     usable = sorted(os.sched_getaffinity(0))
