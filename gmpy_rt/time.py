@@ -15,9 +15,10 @@ from itertools import count
 from time import monotonic
 
 from . import _load as _load
-from ._door import Chan, G, Lock, Waiters, go
+from ._door import Chan, G, Lock, Waiters, go, gosched
 
 __gmpy_atomic__ = True  # no interrupt between two bytecodes here, see preempt.c
+_BATCH = 256
 
 
 def _check(seconds: float, name: str = "seconds") -> float:
@@ -98,9 +99,14 @@ class _Keeper:
         return armed
 
     def serve(self, now: float) -> float | None:
-        """Sends what is due; returns how long to sleep, None if nothing is armed."""
+        """Sends what is due; returns how long to sleep, None if nothing is armed.
+
+        0.0 after so many that others, and a cancel at the end of a run, should have their turn.
+        """
         heap = self.heap
-        while heap:
+        for _ in range(_BATCH):
+            if not heap:
+                return None
             entry = heap[0]
             if not entry.dead and entry.chan() is not None and entry.when > now:
                 return entry.when - now
@@ -111,7 +117,7 @@ class _Keeper:
                 heappush(heap, entry)
             else:
                 entry.dead = True
-        return None
+        return 0.0
 
     def loop(self) -> None:
         while True:
@@ -121,9 +127,12 @@ class _Keeper:
                 self.g = None
                 self.lock.release()
                 return
-            ticket = self.awake.add()
+            ticket = self.awake.add() if delay else None
             self.lock.release()
-            ticket.wait(delay)
+            if ticket is None:
+                gosched()
+            else:
+                ticket.wait(delay)
 
 
 _keeper = _Keeper()

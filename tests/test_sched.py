@@ -364,6 +364,18 @@ def test_undeclared_blocking_hands_its_p_to_another_m():
 
 
 @sees_blocking
+def test_a_main_that_blocked_does_not_start_the_next_runs_main_on_an_m_of_its_own():
+    # Found in the whole suite: every main starts through one function of ours, which was taken
+    # for a function that blocks.
+    def blocks():
+        time.sleep(0.3)
+        return rt.stats().total("retakes_undeclared")
+
+    assert rt.run(blocks, procs=1) == 1
+    assert rt.run(lambda: rt.go(my_m).result() == my_m(), procs=1)
+
+
+@sees_blocking
 def test_fresh_gs_run_while_time_sleep_blocks_an_m():
     def main():
         ran: list[float] = []

@@ -252,7 +252,9 @@ void pyg_run(m *mp, g *gp) {
     PyObject *result = call(self);
     if (unlikely(sched_self != mp)) end_forked_child(result);
     no_raise(load_relaxed(&mp->host), gp);
-    if (unlikely(gp->blocked || (load_relaxed(&mp->hold) == HOLD_TAKEN && sched_blocked_long(mp))))
+    /* Not of main: it starts through the same function in every run, whatever it does there. */
+    if (unlikely(gp->blocked || (load_relaxed(&mp->hold) == HOLD_TAKEN && sched_blocked_long(mp))) &&
+        !self->notify)
         note_blocker(self->fn);
     finish(self, result);
     bool notify = self->notify;
