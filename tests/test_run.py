@@ -11,6 +11,7 @@ import pytest
 from support import CPUS, PATIENCE, excepthook_calls, is_parked, poll_until, run_script
 
 import gmpy_rt as rt
+from gmpy_rt import runtime
 
 
 def test_run_returns_what_main_returns():
@@ -138,7 +139,9 @@ def test_a_g_that_parks_again_in_its_finally_block_is_waited_for():
     assert steps == ["slept in finally"]
 
 
-def test_a_g_that_swallows_its_cancellation_is_cancelled_again():
+def test_a_g_that_swallows_its_cancellation_is_cancelled_again(monkeypatch):
+    monkeypatch.setattr(runtime, "_PATIENCE", 0.5)
+
     def deaf():
         for _ in range(3):
             with contextlib.suppress(rt.Cancelled):

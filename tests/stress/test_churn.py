@@ -17,7 +17,7 @@ from support import FREE_THREADED, PATIENCE, PREEMPTION, poll_until
 import gmpy_rt as rt
 from gmpy_rt import _door
 
-SECONDS = float(os.environ.get("GMPY_STRESS_SECONDS", "2"))
+SECONDS = float(os.environ.get("GMPY_STRESS_SECONDS", "1"))
 
 CONFIGS = [(1, "go"), (2, "go"), (4, "global-first"), (3, "neighbour"), (2, "affine")]
 
