@@ -318,10 +318,13 @@ static g *find_runnable(m *mp, p *pp, int64_t *now) {
     if (unlikely(timers_due(&pp->timers, *now))) timers_run(&pp->timers, *now);
     if (unlikely(load_relaxed(&pp->stat.schedtick) % GLOBAL_TICK == 0 || mp->yield_to_global ||
                  (mp->latency && *now - mp->turn_since > TURN_NS))) {
+        /* After a preemption a whole batch: one for each slice of a hog would be as few as 100 a
+         * second. */
+        bool one = !mp->yield_to_global;
         mp->yield_to_global = false;
         if (mp->latency) mp->turn_since = *now; /* its fresh g's and its bound ones in turns */
         if (mp->latency || !policy_skips_global(pp, *now)) {
-            gp = pick_global(mp, pp, *now, true, &again);
+            gp = pick_global(mp, pp, *now, one, &again);
             if (gp || again) return gp;
         }
         if (*now - load_relaxed(&S.last_poll) > 200 * MICROSECOND) poll_now(*now);

@@ -127,7 +127,11 @@ static bool put_off(void) {
  * monitoring, who meets the call in vain queues it again. After many tries it is given up; the
  * interrupt stays with the G, and sysmon asks again after the next slice. */
 #if PY_VERSION_HEX >= 0x030C0000
+#if PY_VERSION_HEX >= 0x030D0000
 #include <opcode_ids.h>
+#else
+#include <opcode.h>
+#endif
 
 extern int _PyEval_AddPendingCall(PyInterpreterState *interp, int (*fn)(void *), void *arg, int flags);
 #ifdef Py_GIL_DISABLED
