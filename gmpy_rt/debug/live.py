@@ -100,6 +100,7 @@ class View:
         self._values: dict[str, Any] = {}
         self._event_at = 0.0
         self._hogs: dict[int, tuple[float, dict[str, Any]]] = {}  # by G: when seen, what
+        self._away: set[tuple[int, int]] = set()  # M's and G's that blocked at the last event
 
     def sample(self) -> None:
         """Adds a column of the timeline: for each P, busy share, state of its M, robbed."""
@@ -157,7 +158,15 @@ class View:
         """The G's that have run longest without giving way by themselves, and the M's that
         block, with places. Hogs that share a P are seen in turns: each is shown for a while."""
         hogs = [m for m in ms if m.run_seconds >= HOG_AFTER and m.doing == "running"]
-        away = [m for m in ms if m.run_seconds >= HOG_AFTER and m.doing in _AWAY]
+        # A thread that runs is seen detached for moments: 'blocking' counts when seen twice.
+        away = [
+            m
+            for m in ms
+            if m.run_seconds >= HOG_AFTER
+            and m.doing in _AWAY
+            and (m.doing != "blocking" or (m.id, m.g) in self._away)
+        ]
+        self._away = {(m.id, m.g) for m in ms if m.doing in _AWAY}
         away.sort(key=lambda m: (-m.bound, -m.run_seconds))
         where = _where() if hogs or away else {}
         self._hogs |= {m.g: (now, _one(m, where)) for m in hogs}
