@@ -17,6 +17,7 @@ from support import (
     is_parked,
     parallel,
     poll_until,
+    preempts,
     run_script,
     sees_blocking,
     spin_until,
@@ -122,6 +123,7 @@ def test_what_is_not_there_is_said(server):
         assert status == 400 and f"seconds='{seconds}'" in text
 
 
+@preempts  # the hogs keep the only P from the looks
 def test_profiles_say_what_runs(server):
     stop = []
 
