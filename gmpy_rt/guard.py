@@ -411,11 +411,11 @@ def _count(name: str, value: object) -> None:
 def _running_stacks() -> dict[int, str]:
     """The stacks of the G's that run, by id. A free-threaded build's world stands still for it."""
     stacks: dict[int, str] = {}
-    for _, g, _, frames in _door.look_running():
+    for _, g, ident, frames in _door.look_running():
         if frames:
             calls = [(code, _line(code, offset)) for code, offset in frames]
         else:  # with the GIL: nobody else runs now
-            calls = _calls_of_thread(f"gmpy-m{g.m}")
+            calls = _calls_of_thread(ident)
         text = " < ".join(f"{code.co_qualname} ({code.co_filename}:{line})" for code, line in calls)
         stacks[g.id] = _cut(text)
     return stacks
@@ -435,10 +435,9 @@ def _line(code: Any, offset: int) -> int:
     return int(code.co_firstlineno)
 
 
-def _calls_of_thread(name: str) -> list[tuple[Any, int]]:
+def _calls_of_thread(ident: int) -> list[tuple[Any, int]]:
     calls: list[tuple[Any, int]] = []
-    idents = [t.ident for t in threading.enumerate() if t.name == name]
-    frame = sys._current_frames().get(idents[0] or 0) if idents else None
+    frame = sys._current_frames().get(ident)
     while frame is not None:
         calls.append((frame.f_code, frame.f_lineno or 0))
         frame = frame.f_back

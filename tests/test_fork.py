@@ -118,8 +118,8 @@ run(main)
 
 
 @pytest.mark.skipif(
-    sys.version_info < (3, 12),
-    reason="before 3.12 threading fails in any child that was forked in a foreign thread",
+    sys.version_info < (3, 13),
+    reason="before 3.13 threading fails in any child that was forked in a foreign thread",
 )
 def test_multiprocessing_with_fork_works_from_a_g():
     done = run_script(
