@@ -265,8 +265,9 @@ class Exporter(_Writer):
             return
         self.flows += 1
         g.flow = self.flows
-        bare = where[0] != PS
-        if bare:  # an arrow begins in a slice
+        # An arrow begins in a slice; on a P there is none after lost events, until a G runs.
+        bare = where[0] != PS or self.p(where[1]).m == NONE
+        if bare:
             self.begin(*where, t, '"wake"', "wake", f'"g":{number}')
         self.line("s", *where, t, f'"name":"wake","cat":"wake","id":{g.flow}')
         if bare:
