@@ -163,7 +163,10 @@ class World:
         try:
             rt.gosched()
         finally:
-            q.task_done()
+            # task_done() may have to wait for the queue's lock, and a second interrupt would end
+            # that wait: the joiner was left for ever once in some hundred runs.
+            with rt.shield():
+                q.task_done()
         g.join()
 
     def step(self, rng: random.Random) -> None:
