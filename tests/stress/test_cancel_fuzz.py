@@ -162,12 +162,13 @@ class World:
         g = rt.go(q.join)
         try:
             rt.gosched()
-        finally:
-            # task_done() may have to wait for the queue's lock, and a second interrupt would end
-            # that wait: the joiner was left for ever once in some hundred runs.
-            with rt.shield():
-                q.task_done()
-        g.join()
+            q.task_done()
+            g.join()
+        except BaseException:
+            # task_done() waits for the queue's lock now and then; where an interrupt ended that,
+            # the joiner would wait for ever (once in some dozen runs).
+            g.cancel()
+            raise
 
     def step(self, rng: random.Random) -> None:
         ops = [
