@@ -27,6 +27,7 @@ from . import runtime as _runtime
 from ._core import ffi, lib
 from ._door import G, Lock
 from .breaker import Breaker, Rules, State
+from .dump import _line
 from .sync import Condition, Event
 
 P = ParamSpec("P")
@@ -413,7 +414,7 @@ def _running_stacks() -> dict[int, str]:
     stacks: dict[int, str] = {}
     for _, g, ident, frames in _door.look_running():
         if frames:
-            calls = [(code, _line(code, offset)) for code, offset in frames]
+            calls = [(code, _line(code, offset) or code.co_firstlineno) for code, offset in frames]
         else:  # with the GIL: nobody else runs now
             calls = _calls_of_thread(ident)
         text = " < ".join(f"{code.co_qualname} ({code.co_filename}:{line})" for code, line in calls)
@@ -426,13 +427,6 @@ def _cut(text: str) -> str:
     if len(data) <= STACK_BYTES:
         return text
     return data[: STACK_BYTES - 3].decode(errors="ignore") + "..."
-
-
-def _line(code: Any, offset: int) -> int:
-    for start, end, line in code.co_lines():
-        if start <= offset < end:
-            return int(line or code.co_firstlineno)
-    return int(code.co_firstlineno)
 
 
 def _calls_of_thread(ident: int) -> list[tuple[Any, int]]:
