@@ -264,6 +264,7 @@ void sched_handoffp(p *pp, bool latency_first) {
     mutex_lock(&S.lock);
     pidle_put(pp);
     mutex_unlock(&S.lock);
+    sched_kick_poller(); /* the M that had it may be gone for long */
     look_again();
 }
 
@@ -287,6 +288,15 @@ void need_p(m *mp) {
 
 /* ---------------------------------------------------------------- sleeping */
 
+/* Should mp, which has no P, be the one in netpoll? Only while it could have a P, or if those
+ * that run haven't looked for events for a while: they had better find their own in passing. (An
+ * echo server with one P lost a third of its throughput to an idle M that polled for it.) */
+static bool should_poll(m *mp) {
+    if (load_relaxed(&S.poller)) return false;
+    if (load_relaxed(&S.nidlep) || (mp->latency && load_relaxed(&S.nidler))) return true;
+    return nanotime() - load_relaxed(&S.last_look) > POLLER_AFTER;
+}
+
 /* The M (state M_IDLE or M_WANTP, P released) sleeps until it was given a P. */
 static void sleep_until_given(m *mp) {
     for (;;) {
@@ -296,7 +306,7 @@ static void sleep_until_given(m *mp) {
             mutex_unlock(&S.lock);
             return;
         }
-        bool poll = !pp && !load_relaxed(&S.poller);
+        bool poll = !pp && should_poll(mp);
         if (pp) {
             mp->nextp = NULL;
             mp->polling = false;

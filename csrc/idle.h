@@ -1,11 +1,13 @@
 /* idle: what the scheduler's files share about idle M's and P's. Private to scheduler.c,
- * idle.c and life.c. */
+ * idle.c, life.c and sysmon.c. */
 #ifndef GMPY_IDLE_H
 #define GMPY_IDLE_H
 
 #include "scheduler.h"
 
 enum { SPIN_LUCK = 16 /* spins in vain until an M stops spinning, mostly */ };
+/* M's that run have left events alone for so long: an M without a P polls. */
+static const int64_t POLLER_AFTER = 500 * MICROSECOND;
 
 /* ---- under sched.lock */
 void p_move(p *pp, uint32_t from, uint32_t to); /* the only way a P's status changes */

@@ -250,7 +250,9 @@ static g *pick_global(m *mp, p *pp, int64_t now, bool one, bool *again) {
 }
 
 static bool poll_now(int64_t now) {
-    if (netpoll_waiters() == 0 || load_relaxed(&S.poller)) return false;
+    if (netpoll_waiters() == 0) return false;
+    store_relaxed(&S.last_look, now);
+    if (load_relaxed(&S.poller)) return false;
     store_relaxed(&S.last_poll, now);
     int n = netpoll(0);
     if (n) count_add(&load_relaxed(&sched_self->p)->stat.netpoll_wakes, (uint64_t)n);

@@ -146,6 +146,7 @@ typedef struct sched {
     _Atomic(m *) poller;
     _Atomic int64_t poll_until;
     _Atomic int64_t last_poll;
+    _Atomic int64_t last_look;              /* an M with a P last wanted to poll */
     span polled;                            /* M's asleep in netpoll */
     _Atomic int64_t polled_seen, idle_seen; /* the most that readers were told */
     _Atomic(p *) allp[MAX_P];
@@ -236,7 +237,7 @@ static inline globq *globq_of(m *mp) { return mp->latency ? &S.latq : &S.globq; 
 void sched_timer_added(int64_t when);
 int64_t sched_next_timer(void);
 void sched_run_timers(int64_t now);                      /* on all P's; any thread */
-void sched_kick_poller(void);                            /* sysmon: fds are waited for and nobody polls */
+void sched_kick_poller(void);                            /* nobody polls: an idle M, see should_poll */
 g *policy_find(p *pp, bool last_round, bool *too_young); /* steal, by the policy */
 bool policy_skips_global(p *pp, int64_t now);
 bool policy_robs_first(void); /* other P's before the global queue */

@@ -11,8 +11,8 @@
  * sleeps until one is taken. Preempting doesn't shorten the pause: with a CPU for each P, every
  * look takes one away from a P (looking closely for a millisecond after each preemption cost
  * CPU-bound g's on 2 CPUs a tenth of their speed-up). */
+#include "idle.h"
 #include "netpoll.h"
-#include "scheduler.h"
 
 static const int64_t PAUSE_MIN = 20 * MICROSECOND, PAUSE_MAX = 10 * MILLISECOND;
 static const int64_t BLOCKED_MAX = 10 * MILLISECOND;
@@ -21,7 +21,7 @@ static const int64_t BLOCKED_MAX = 10 * MILLISECOND;
  * Go: what the other M starts stays there for good (an echo pair split over two M's that
  * share one P: 81 instead of 14 us a round trip). */
 static const int64_t UNDECLARED_MIN = 1 * MILLISECOND;
-static const int64_t POLL_AFTER = 10 * MILLISECOND, POLLER_AFTER = 500 * MICROSECOND;
+static const int64_t POLL_AFTER = 10 * MILLISECOND;
 
 void sysmon_wake(void) { note_wake(&S.sysmon_note); }
 

@@ -1,4 +1,8 @@
 /* The scheduler's rules, one test each. test_sched_stress.c mixes them all. */
+#include <errno.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include "host.h"
 
 static _Atomic uint64_t done;
@@ -441,6 +445,62 @@ static void a_plain_thread_wakes_a_g_for_ever(void) {
     }
 }
 
+/* Two g's pass a byte to and fro through a pair of sockets: n times each. */
+typedef struct end {
+    int fd;
+    pd *d;
+} end;
+
+static enum step step_pass_on(task *t, m *mp) {
+    (void)mp;
+    end *e = t->arg;
+    for (char byte = 'x';;) {
+        if (t->pc == 0) {
+            if (t->n-- == 0) return STEP_END;
+            CHECK(write(e->fd, &byte, 1) == 1);
+            t->pc = 1;
+        }
+        uint64_t state = netpoll_state(e->d, POLL_READ);
+        if (netpoll_ready(state)) {
+            if (read(e->fd, &byte, 1) == 1) {
+                t->pc = 0;
+                continue;
+            }
+            CHECK(errno == EAGAIN);
+            netpoll_drained(e->d, POLL_READ, state);
+        }
+        if (netpoll_wait(e->d, POLL_READ, state, &t->gp->parker, &t->gp->waiter) == POLL_PARK)
+            return STEP_PARK;
+    }
+}
+
+/* Two M's and one P: the one that has no P to hope for doesn't sit in netpoll, where it would
+ * hear of all events first and wake the other one's M for each. */
+static void an_m_without_hope_of_a_p_leaves_events_to_the_other(void) {
+    begin(1, POLICY_GO);
+    host_go(step_block_undeclared, 30 * MILLISECOND, NULL);
+    pause_ns(2 * MILLISECOND);
+    host_go(step_count, 0, NULL);
+    while (load_seq(&done) < 2) pause_ns(MILLISECOND);
+    CHECK(load_seq(&S.nm) >= 2);
+    int fds[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds) == 0);
+    end ends[2] = {{fds[0], netpoll_open(fds[0])}, {fds[1], netpoll_open(fds[1])}};
+    int64_t rounds = scaled(20000);
+    for (int i = 0; i < 2; i++) host_go(step_pass_on, rounds, &ends[i]);
+    while (sched_live()) pause_ns(MILLISECOND);
+    uint64_t in_passing = load_seq(&S.allp[0]->stat.netpoll_wakes);
+    host_stop();
+    for (int i = 0; i < 2; i++) {
+        netpoll_close(ends[i].d);
+        close(fds[i]);
+        netpoll_free(ends[i].d);
+    }
+    fprintf(stderr, "  %llu events of %lld bytes in passing\n", (unsigned long long)in_passing,
+            (long long)(2 * rounds));
+    CHECK(in_passing > (uint64_t)rounds / 2);
+}
+
 /* The waker is still inside its wake-up when the g, its M and the scheduler are gone. */
 static void a_waker_may_outlive_the_run(void) {
     for (int64_t i = 0; i < scaled(400); i++) {
@@ -598,6 +658,7 @@ int main(void) {
     RUN(a_spinner_that_gives_up_leaves_nothing_behind);
     RUN(an_idle_p_takes_what_a_hog_makes);
     RUN(a_plain_thread_wakes_a_g_for_ever);
+    RUN(an_m_without_hope_of_a_p_leaves_events_to_the_other);
     RUN(a_waker_may_outlive_the_run);
     RUN(procs_go_up_and_down_under_load);
     RUN(retired_ps_give_their_gs_away);
