@@ -98,6 +98,9 @@ def _script_options(parser: argparse.ArgumentParser) -> None:
         "--affinity", type=_affinity, metavar="spread|CPU,CPU...", help="pin the threads"
     )
     parser.add_argument("--policy", help="how P's without work look for it")
+    parser.add_argument(
+        "--reserve", type=int, default=0, help="P's for the latency class only; default: 0"
+    )
 
 
 def _script(parser: argparse.ArgumentParser) -> None:
@@ -141,16 +144,23 @@ def _demo(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from . import run
-    from .procs import check_procs
+    from .procs import MAX_PROCS, check_procs, check_reserve
 
     try:
         if args.procs is not None:
             check_procs(args.procs, "--procs")
+        check_reserve(args.reserve, args.procs or MAX_PROCS, "--reserve")
     except ValueError as problem:
         raise CommandError(str(problem)) from problem
     code, namespace = _load_script(args)
     ending = run(
-        _script_g, code, namespace, procs=args.procs, affinity=args.affinity, policy=args.policy
+        _script_g,
+        code,
+        namespace,
+        procs=args.procs,
+        affinity=args.affinity,
+        policy=args.policy,
+        reserve=args.reserve,
     )
     if ending is not None:
         raise ending
@@ -185,7 +195,7 @@ def _trace(args: argparse.Namespace) -> int:
     except OSError as problem:
         raise CommandError(f"can't write {args.output}: {problem.strerror}") from problem
     try:
-        if args.run or args.procs or args.affinity or args.policy:
+        if args.run or args.procs or args.affinity or args.policy or args.reserve:
             return _run(args)
         exec(*_load_script(args))
         return 0

@@ -101,6 +101,14 @@ def test_bad_procs_names_value_and_remedy(tmp_path: Path) -> None:
     assert done.stderr.startswith("gmpy-rt run: --procs=0: a runtime needs at least one P; leave")
 
 
+def test_reserved_ps_are_an_option(tmp_path: Path) -> None:
+    script = write(tmp_path, "import gmpy_rt; print(gmpy_rt.stats().reserve)\n")
+    done = gmpy_rt("run", "--procs", "2", "--reserve", "1", script)
+    assert (done.stdout, done.stderr) == ("1\n", "")
+    done = gmpy_rt("run", "--procs", "2", "--reserve", "2", script)
+    assert done.returncode == 2 and done.stderr.startswith("gmpy-rt run: --reserve=2 of 2 P's")
+
+
 def test_info_names_what_decides() -> None:
     done = gmpy_rt("info", env={"GMPY_MAXPROCS": "3"})
     assert done.returncode == 0, done.stderr
