@@ -34,6 +34,7 @@ BRIDGE = [
     "module",
     "pym",
     "pyg",
+    "pylook",
     "pyscope",
     "pychan",
     "pysync",

@@ -103,7 +103,7 @@ int yield_now(bool preempted);
 /* Python object -> deadline; 0 for None. -1 with an exception set. -2: no wait (<= 0). */
 int64_t deadline_from(PyObject *timeout);
 
-extern const char *const wait_reasons[WAIT_REASONS]; /* names, pyg.c */
+extern const char *const wait_reasons[WAIT_REASONS]; /* names, pylook.c */
 
 /* ---- modules of the bridge */
 int pym_init(PyObject *module);
@@ -124,6 +124,9 @@ int pyscope_init(PyObject *module);
 
 extern PyTypeObject *G_Type;
 int pyg_init(PyObject *module);
+int pylook_init(PyObject *module);
+extern PyGetSetDef g_getset[];
+PyObject *g_repr(PyG *self);
 void pyg_run(m *mp, g *gp); /* runs a fresh G to its end */
 int pychan_init(PyObject *module);
 int pysync_init(PyObject *module);
@@ -134,6 +137,9 @@ void group_child_ended(PyG *child);
 PyObject *go_in_group(struct PyGroup *group, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames);
 int pygroup_init(PyObject *module);
 int pydump_init(PyObject *module);
+/* A list of what item(all, i) returns for i < n. Called for each i, even if one failed, as it
+ * gives back what all[i] holds; then the list is NULL. */
+PyObject *list_from(void *all, uint32_t n, PyObject *(*item)(void *all, uint32_t i));
 /* Traces (pytrace.c): only while one is on. */
 uint32_t trace_name_of(PyObject *fn);          /* the number of its name */
 void trace_renamed(PyG *self, PyObject *name); /* self has another name now */

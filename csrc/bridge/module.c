@@ -148,11 +148,11 @@ PyMODINIT_FUNC PyInit__door(void) {
                       "A send on a closed channel, or a receive from a closed and drained one.") < 0 ||
         add_exception(module, &DeadlockError, "DeadlockError", PyExc_RuntimeError,
                       "Every G waits, and nothing is left that could wake one.") < 0 ||
-        arena_install() < 0 || pym_init(module) < 0 || pyg_init(module) < 0 || pyscope_init(module) < 0 ||
-        pychan_init(module) < 0 || pysync_init(module) < 0 || pywait_init(module) < 0 ||
-        pygroup_init(module) < 0 || pydump_init(module) < 0 || pytrace_init(module) < 0 ||
-        pyprof_init(module) < 0 || pypoll_init(module) < 0 || preempt_init(module) < 0 ||
-        anchor_init(module) < 0) {
+        arena_install() < 0 || pym_init(module) < 0 || pyg_init(module) < 0 || pylook_init(module) < 0 ||
+        pyscope_init(module) < 0 || pychan_init(module) < 0 || pysync_init(module) < 0 ||
+        pywait_init(module) < 0 || pygroup_init(module) < 0 || pydump_init(module) < 0 ||
+        pytrace_init(module) < 0 || pyprof_init(module) < 0 || pypoll_init(module) < 0 ||
+        preempt_init(module) < 0 || anchor_init(module) < 0) {
         Py_DECREF(module);
         return NULL;
     }

@@ -94,6 +94,29 @@ static PyObject *stack_of(seen *s) {
     return stack;
 }
 
+PyObject *list_from(void *all, uint32_t n, PyObject *(*item)(void *all, uint32_t i)) {
+    PyObject *list = PyList_New(n);
+    for (uint32_t i = 0; i < n; i++) {
+        PyObject *one = item(all, i);
+        if (one && list)
+            PyList_SET_ITEM(list, i, one);
+        else {
+            Py_XDECREF(one);
+            Py_CLEAR(list);
+        }
+    }
+    return list;
+}
+
+static PyObject *look_item(void *all, uint32_t i) {
+    seen *s = (seen *)all + i;
+    PyObject *stack = stack_of(s), *waits_for = s->waits_for ? s->waits_for : Py_None, *one = NULL;
+    if (stack) one = Py_BuildValue("(OON)", s->g, waits_for, stack);
+    Py_DECREF((PyObject *)s->g);
+    Py_XDECREF(s->waits_for);
+    return one;
+}
+
 /* look(max) -> [(G, what it waits for or None, [(code, offset), ...] innermost first), ...] */
 static PyObject *door_look(PyObject *Py_UNUSED(module), PyObject *arg) {
     unsigned long max = PyLong_AsUnsignedLong(arg);
@@ -103,21 +126,7 @@ static PyObject *door_look(PyObject *Py_UNUSED(module), PyObject *arg) {
     seen *all = malloc((max ? max : 1) * sizeof *all);
     if (!all) return PyErr_NoMemory();
     uint32_t n = look(all, (uint32_t)max);
-    PyObject *list = PyList_New(n);
-    for (uint32_t i = 0; i < n; i++) {
-        PyObject *stack = stack_of(&all[i]), *one = NULL;
-        if (stack)
-            one = Py_BuildValue("(OOO)", all[i].g, all[i].waits_for ? all[i].waits_for : Py_None, stack);
-        Py_XDECREF(stack);
-        Py_DECREF((PyObject *)all[i].g);
-        Py_XDECREF(all[i].waits_for);
-        if (one && list)
-            PyList_SET_ITEM(list, i, one);
-        else {
-            Py_XDECREF(one);
-            Py_CLEAR(list);
-        }
-    }
+    PyObject *list = list_from(all, n, look_item);
     free(all);
     return list;
 }
@@ -162,6 +171,14 @@ static uint32_t look_ms(seen *all, uint32_t max) {
     return n;
 }
 
+static PyObject *look_running_item(void *all, uint32_t i) {
+    seen *s = (seen *)all + i;
+    PyObject *stack = stack_of(s), *one = NULL;
+    if (stack) one = Py_BuildValue("(IOkN)", s->m, s->g, s->ident, stack);
+    Py_DECREF((PyObject *)s->g);
+    return one;
+}
+
 /* look_running() -> [(M's number, G, ident of the thread, [(code, offset), ...]), ...]
  * With the GIL the list of places is empty: sys._current_frames() has them. */
 static PyObject *door_look_running(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
@@ -170,18 +187,7 @@ static PyObject *door_look_running(PyObject *Py_UNUSED(module), PyObject *Py_UNU
     seen *all = malloc((max ? max : 1) * sizeof *all);
     if (!all) return PyErr_NoMemory();
     uint32_t n = look_ms(all, max);
-    PyObject *list = PyList_New(n);
-    for (uint32_t i = 0; i < n; i++) {
-        PyObject *stack = stack_of(&all[i]), *one = NULL;
-        if (stack) one = Py_BuildValue("(IOkN)", all[i].m, all[i].g, all[i].ident, stack);
-        Py_DECREF((PyObject *)all[i].g);
-        if (one && list)
-            PyList_SET_ITEM(list, i, one);
-        else {
-            Py_XDECREF(one);
-            Py_CLEAR(list);
-        }
-    }
+    PyObject *list = list_from(all, n, look_running_item);
     free(all);
     return list;
 }

@@ -83,35 +83,30 @@ static uint32_t find_living(living *all, uint32_t max) {
     return n;
 }
 
+static PyObject *living_item(void *all, uint32_t i) {
+    living *one = (living *)all + i;
+    PyG *self = one->g;
+    PyObject *name = NULL, *item = NULL;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    name = Py_XNewRef(self->name);
+    Py_END_CRITICAL_SECTION();
+    if (!name && one->fn) name = PyObject_GetAttrString(one->fn, "__qualname__");
+    if (!name) {
+        PyErr_Clear();
+        name = PyUnicode_FromString(one->fn ? Py_TYPE(one->fn)->tp_name : "G");
+    }
+    if (name) item = Py_BuildValue("(KNi)", (unsigned long long)self->gp->id, name, (int)one->runnable);
+    Py_XDECREF(one->fn);
+    Py_DECREF((PyObject *)self);
+    return item;
+}
+
 /* trace_living() -> [(id, name, runnable), ...] */
 static PyObject *door_trace_living(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
     uint32_t max = g_slots();
     living *all = malloc((max + 1) * sizeof *all);
     if (!all) return PyErr_NoMemory();
-    uint32_t n = find_living(all, max);
-    PyObject *list = PyList_New(n);
-    for (uint32_t i = 0; i < n; i++) {
-        PyG *self = all[i].g;
-        PyObject *name = NULL, *one = NULL;
-        Py_BEGIN_CRITICAL_SECTION(self);
-        name = Py_XNewRef(self->name);
-        Py_END_CRITICAL_SECTION();
-        if (!name && all[i].fn) name = PyObject_GetAttrString(all[i].fn, "__qualname__");
-        if (!name) {
-            PyErr_Clear();
-            name = PyUnicode_FromString(all[i].fn ? Py_TYPE(all[i].fn)->tp_name : "G");
-        }
-        if (name) one = Py_BuildValue("(KOi)", (unsigned long long)self->gp->id, name, (int)all[i].runnable);
-        Py_XDECREF(name);
-        Py_XDECREF(all[i].fn);
-        Py_DECREF((PyObject *)self);
-        if (one && list)
-            PyList_SET_ITEM(list, i, one);
-        else {
-            Py_XDECREF(one);
-            Py_CLEAR(list);
-        }
-    }
+    PyObject *list = list_from(all, find_living(all, max), living_item);
     free(all);
     return list;
 }

@@ -108,7 +108,7 @@ static PyObject *waiters_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
     uint8_t reason = 0;
     while (reason < WAIT_REASONS && strcmp(what, wait_reasons[reason])) reason++;
     if (reason == WAIT_REASONS) {
-        PyErr_Format(PyExc_ValueError, "Waiters(%s): not one of the wait reasons of pyg.c", what);
+        PyErr_Format(PyExc_ValueError, "Waiters(%s): not one of the wait reasons of pylook.c", what);
         return NULL;
     }
     PyWaiters *self = (PyWaiters *)type->tp_alloc(type, 0);
