@@ -20,6 +20,7 @@ from typing import IO, Any
 from . import _door
 from . import _load as _load
 from ._door import G, Lock, RLock
+from ._stack import places, places_from
 
 _SHOWN = 1000  # G's; a deadlock of a million would make a message of gigabytes
 
@@ -77,25 +78,12 @@ def _one(look: _Look, frames: bool) -> str:
 
 
 def _frames(g: G[Any], stack: list[tuple[CodeType, int]]) -> Iterator[str]:
-    if stack:  # innermost first; shown as a traceback is, outermost first
-        where = [(code, _line(code, offset)) for code, offset in reversed(stack)]
-    else:
-        where, frame = [], g._frame
-        while frame is not None:
-            where.insert(0, (frame.f_code, frame.f_lineno))
-            frame = frame.f_back
-    for code, number in where:
-        yield f'  File "{code.co_filename}", line {number}, in {code.co_qualname}'
-        text = linecache.getline(code.co_filename, number or 0).strip()
+    # Innermost first; shown as a traceback is, outermost first.
+    for file, number, function in reversed(places(stack) or places_from(g._frame)):
+        yield f'  File "{file}", line {number}, in {function}'
+        text = linecache.getline(file, number).strip()
         if text:
             yield f"    {text}"
-
-
-def _line(code: CodeType, offset: int) -> int | None:
-    for start, end, line in code.co_lines():
-        if start <= offset < end:
-            return line
-    return code.co_firstlineno
 
 
 # ---------------------------------------------------------------- who waits for whom

@@ -13,7 +13,6 @@ no P, takes a sample every 100 ms:
 from __future__ import annotations
 
 import functools
-import sys
 import threading
 import time
 import traceback
@@ -26,8 +25,8 @@ from . import _load as _load
 from . import runtime as _runtime
 from ._core import ffi, lib
 from ._door import G, Lock
+from ._stack import places, places_of_thread
 from .breaker import Breaker, Rules, State
-from .dump import _line
 from .sync import Condition, Event
 
 P = ParamSpec("P")
@@ -412,12 +411,9 @@ def _count(name: str, value: object) -> None:
 def _running_stacks() -> dict[int, str]:
     """The stacks of the G's that run, by id. A free-threaded build's world stands still for it."""
     stacks: dict[int, str] = {}
-    for _, g, ident, frames in _door.look_running():
-        if frames:
-            calls = [(code, _line(code, offset) or code.co_firstlineno) for code, offset in frames]
-        else:  # with the GIL: nobody else runs now
-            calls = _calls_of_thread(ident)
-        text = " < ".join(f"{code.co_qualname} ({code.co_filename}:{line})" for code, line in calls)
+    for _, g, ident, noted in _door.look_running():
+        where = places(noted) or places_of_thread(ident)
+        text = " < ".join(f"{at.function} ({at.file}:{at.line})" for at in where)
         stacks[g.id] = _cut(text)
     return stacks
 
@@ -427,15 +423,6 @@ def _cut(text: str) -> str:
     if len(data) <= STACK_BYTES:
         return text
     return data[: STACK_BYTES - 3].decode(errors="ignore") + "..."
-
-
-def _calls_of_thread(ident: int) -> list[tuple[Any, int]]:
-    calls: list[tuple[Any, int]] = []
-    frame = sys._current_frames().get(ident)
-    while frame is not None:
-        calls.append((frame.f_code, frame.f_lineno or 0))
-        frame = frame.f_back
-    return calls
 
 
 __all__ = ["Hog", "HungerGuard", "Overloaded", "Rules", "Sample"]

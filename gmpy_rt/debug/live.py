@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .. import _door, metrics, schedtrace
-from . import text
+from .._stack import Place, places, places_of_thread
 
 SAMPLE = 0.025  # seconds
 SAMPLES_PER_EVENT = 8
@@ -215,17 +215,15 @@ def _by_powers(hist: metrics.Histogram) -> list[int]:
     return sums
 
 
-def _where() -> dict[int, tuple[str, tuple[text.Place, ...]]]:
+def _where() -> dict[int, tuple[str, tuple[Place, ...]]]:
     """For the G of each M, by its id: its name and its stack."""
     return {
-        g.id: (g.name, text.places(stack) or text.places_of_thread(ident))
+        g.id: (g.name, places(stack) or places_of_thread(ident))
         for _, g, ident, stack in _door.look_running()
     }
 
 
-def _one(
-    m: schedtrace.MState, where: dict[int, tuple[str, tuple[text.Place, ...]]]
-) -> dict[str, Any]:
+def _one(m: schedtrace.MState, where: dict[int, tuple[str, tuple[Place, ...]]]) -> dict[str, Any]:
     name, stack = where.get(m.g, ("", ()))  # not there: it has ended or parked meanwhile
     return {
         "m": m.id,
