@@ -24,8 +24,14 @@ def _get_pool() -> ThreadPoolExecutor:
     if _pool is None:
         with _pool_lock:
             if _pool is None:
-                _pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="gmpy-blocking")
+                _pool = ThreadPoolExecutor(MAX_THREADS, "gmpy-blocking", _on_thread_start)
     return _pool
+
+
+def _on_thread_start() -> None:
+    from .runtime import unpin
+
+    unpin()
 
 
 def is_idle_worker(thread: threading.Thread) -> bool:

@@ -214,6 +214,7 @@ class HungerGuard:
         self.stop()
 
     def _watch(self) -> None:
+        _runtime.unpin()
         try:
             while not self._stop.wait(self.interval):
                 _door.external(1)  # whoever waits for the lock isn't in a deadlock

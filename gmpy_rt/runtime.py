@@ -128,13 +128,23 @@ def _check_affinity(affinity: Affinity) -> list[int] | None:
 
 def _on_m_start(number: int) -> None:
     """Runs on each new M: names its thread, and pins it if asked to."""
-    threading.current_thread().name = f"gmpy-m{number}"
+    thread = threading.current_thread()
+    thread.name = f"gmpy-m{number}"
+    # Python takes it for a daemon, as it hasn't started it; the threads that G's start would
+    # inherit that, and the program would end without waiting for them.
+    thread._daemonic = False  # type: ignore[attr-defined]
     runtime = _active
     if runtime is not None and runtime.cpus:
         import psutil
 
         cpu = runtime.cpus[number % len(runtime.cpus)]
         psutil.Process(threading.get_native_id()).cpu_affinity([cpu])
+
+
+def unpin() -> None:
+    """For threads of ours that may have been started by a G, and so inherited its M's one CPU."""
+    if _active is not None and _active.cpus:
+        os.sched_setaffinity(0, os.sched_getaffinity(os.getpid()))  # the main thread's: no M
 
 
 def _tracer() -> Any:
@@ -167,8 +177,9 @@ def run(
     procs: how many G's may run Python at once (GOMAXPROCS); None takes GMPY_MAXPROCS, else
     the CPUs this process may use (affinity mask and cgroup quota), looked at again every second
     (GMPY_TUNE_SECONDS; 0: never), never below the reserve and one more. affinity pins the M's to
-    CPUs: 'spread' over all usable ones, or a list of CPU numbers. policy: how idle P's look
-    for work, one of 'go', 'global-first', 'neighbour', 'affine'; None takes GMPY_SCHED.
+    CPUs: 'spread' over all usable ones, or a list of CPU numbers (what a G starts, a thread or a
+    process, inherits its M's CPU; calls in blocking() don't). policy: how idle P's look for
+    work, one of 'go', 'global-first', 'neighbour', 'affine'; None takes GMPY_SCHED.
     reserve: how many of the P's run only G's of the latency class, see latency_class().
 
     When main ends, the other G's are cancelled and waited for. Raises what main raises;

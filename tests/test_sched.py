@@ -148,6 +148,54 @@ def test_ms_run_on_the_cpus_they_are_pinned_to(affinity):
     assert sorted(os.sched_getaffinity(0)) == CPUS  # the caller's own thread isn't pinned
 
 
+@pytest.mark.skipif(len(CPUS) < 2, reason="with one CPU every thread is pinned to it")
+def test_threads_of_the_runtime_are_not_pinned_with_the_m_that_starts_them():
+    from gmpy_rt import debug
+    from gmpy_rt.guard import HungerGuard
+
+    def allowed(name):
+        ids = [t.native_id for t in threading.enumerate() if t.name.startswith(name)]
+        return [sorted(os.sched_getaffinity(i)) for i in ids]
+
+    def main():
+        assert sorted(os.sched_getaffinity(0)) == CPUS[-1:]
+        # A new thread of the pool: those that it has from before are busy.
+        busy = [rt.go(rt.blocking, time.sleep, 0.1) for _ in range(40)]
+        calls = [rt.go(rt.blocking, os.sched_getaffinity, 0) for _ in range(10)]
+        assert all(sorted(g.result(PATIENCE)) == CPUS for g in calls)
+        with debug.serve("127.0.0.1:0"), HungerGuard():
+            poll_until(lambda: allowed("gmpy-debug-serve") == [CPUS])
+            poll_until(lambda: allowed("gmpy-guard") == [CPUS])
+        for g in busy:
+            g.result(PATIENCE)
+
+    rt.run(main, procs=1, affinity=CPUS[-1:])
+
+
+def test_a_thread_that_a_g_starts_is_no_daemon():
+    def main():
+        thread = threading.Thread(target=int)
+        thread.start()
+        rt.blocking(thread.join)
+        return thread.daemon
+
+    assert rt.run(main) is False
+
+
+def test_a_program_waits_for_the_threads_that_its_gs_started():
+    done = run_script(
+        """
+        import threading, time
+        def late():
+            time.sleep(0.3)
+            print("late")
+        run(lambda: threading.Thread(target=late).start())
+        print("run is over")
+        """
+    )
+    assert done.stdout == "run is over\nlate\n"
+
+
 def test_policies_all_finish_the_same_work():
     def tree(depth):
         if depth == 0:

@@ -22,6 +22,7 @@ from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 from ..blocking import blocking
+from ..runtime import unpin
 from . import live, pages
 
 _CLOSE_PATIENCE = 5.0
@@ -63,11 +64,13 @@ class Server:
         if self._http.hosts is not None:
             self._http.hosts |= {host.lower(), address.rpartition(":")[0].strip("[]").lower()}
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        self._thread = threading.Thread(
-            target=self._http.serve_forever, args=(0.2,), name="gmpy-debug-serve", daemon=True
-        )
+        self._thread = threading.Thread(target=self._serve, name="gmpy-debug-serve", daemon=True)
         _open.add(self)
         self._thread.start()
+
+    def _serve(self) -> None:
+        unpin()
+        self._http.serve_forever(0.2)
 
     def close(self) -> None:
         """Stop listening, and end the live pages' streams. Twice is once.
