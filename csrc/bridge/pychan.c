@@ -247,8 +247,7 @@ static int fill_case(chan_case *cc, PyObject *arg) {
 }
 
 /* What select() returns when it has done case `chosen`; steals received. */
-static PyObject *select_result(chan_case *cases, int chosen, bool closed, PyObject *received) {
-    bool sent = cases[chosen].sending;
+static PyObject *select_result(int chosen, bool sent, bool closed, PyObject *received) {
     if (closed) return closed_error(sent ? "select: send on" : "select: recv from");
     return pair(chosen < FEW ? Py_NewRef(few_numbers[chosen]) : PyLong_FromLong(chosen),
                 sent ? Py_NewRef(Py_None) : received);
@@ -285,6 +284,19 @@ static int select_quick(chan_case *cases, uint32_t n, uint64_t *rand, bool *clos
         if (r == CHAN_FULL) continue;
         *closed = r == CHAN_CLOSED;
         return (int)order[i];
+    }
+    return -1;
+}
+
+/* The same for what selects mostly are: two receives. Without the detour over cases it costs a
+ * tenth less. */
+static inline int select_two(PyObject *const *args, uint64_t *rand, void **value, bool *closed) {
+    uint32_t first = rand_next(rand) >> 31;
+    for (uint32_t k = 0; k < 2; k++) {
+        enum chan_result r = chan_recv(&((PyChan *)args[first ^ k])->c, value, NULL, NULL);
+        if (r == CHAN_FULL) continue;
+        *closed = r == CHAN_CLOSED;
+        return (int)(first ^ k);
     }
     return -1;
 }
@@ -350,6 +362,11 @@ static PyObject *door_select(PyObject *Py_UNUSED(module), PyObject *const *args,
     }
     if (unlikely(!rand)) rand = atomic_fetch_add(&seeds, 0x9E3779B97F4A7C15ULL) | 1;
     uint32_t n = (uint32_t)nargs;
+    if (n == 2 && Py_IS_TYPE(args[0], Chan_Type) && Py_IS_TYPE(args[1], Chan_Type)) {
+        void *value;
+        done = select_two(args, &rand, &value, &closed);
+        if (done >= 0) return select_result(done, false, closed, value);
+    }
     chan_case few[FEW], *cases = n <= FEW ? few : PyMem_Malloc(n * sizeof(chan_case));
     if (!cases) return PyErr_NoMemory();
     for (uint32_t i = 0; i < n; i++)
@@ -357,7 +374,7 @@ static PyObject *door_select(PyObject *Py_UNUSED(module), PyObject *const *args,
     if (n <= FEW) done = select_quick(cases, n, &rand, &closed);
     if (done < 0) done = select_slowly(cases, n, !has_default && deadline != -2, deadline, &rand, &closed);
     if (done >= 0)
-        result = select_result(cases, done, closed, cases[done].val);
+        result = select_result(done, cases[done].sending, closed, cases[done].val);
     else if (done == -1 && has_default)
         result = PyTuple_Pack(2, Py_None, Py_None);
     else if (done == -1)
