@@ -59,7 +59,8 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path("trace.json"),
         metavar="FILE",
-        help="for ui.perfetto.dev; compressed if it ends in .gz; default: trace.json",
+        help="for ui.perfetto.dev, compressed if it ends in .gz; for go tool trace if it ends in "
+        ".out; default: trace.json",
     )
     trace.add_argument(
         "--run",
@@ -204,9 +205,11 @@ def _trace(args: argparse.Namespace) -> int:
             warnings.simplefilter("ignore")  # told below
             trace.stop()
         lost = f", {traced.lost} lost" if traced.lost else ""
+        go = args.output.suffix == ".out"
+        hint = "look at it with go tool trace {}" if go else "open {} in ui.perfetto.dev"
         print(
             f"gmpy-rt trace: {traced.events} events in {traced.seconds:.1f} s{lost}; "
-            f"open {args.output} in ui.perfetto.dev",
+            + hint.format(args.output),
             file=sys.stderr,
         )
 

@@ -4,7 +4,8 @@
         run(main)
 
 Or start() and stop() apart, in a G, in a plain thread, before, in or after run(). The file
-is in the trace-event format, which ui.perfetto.dev and chrome://tracing open.
+is in the trace-event format, which ui.perfetto.dev and chrome://tracing open; or, if its name
+ends in .out, in the format of Go's traces: `go tool trace trace.out`.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ _changing = threading.Lock()
 
 
 def start(path: str | os.PathLike[str], *, _ring: int = 0) -> Trace:
-    """Trace from now on; stop() writes the file path (compressed if it ends in .gz).
+    """Trace from now on; stop() writes the file path (compressed if it ends in .gz; for
+    `go tool trace` if it ends in .out).
 
     Raises RuntimeError while another trace is under way, OSError if path can't be written.
     """
@@ -119,6 +121,7 @@ def _write(trace: Trace, total: object) -> None:
     import gzip
     import io
 
+    from . import _trace_go
     from ._trace_export import About, export
 
     strings = {number: name for name, number in _door.trace_names().items()}
@@ -134,6 +137,9 @@ def _write(trace: Trace, total: object) -> None:
         threads=threads,
     )
     out = trace._out
+    if trace.path.suffix == ".out":
+        trace.events = _trace_go.export(trace._raw, out, about)
+        return
     if trace.path.suffix == ".gz":
         out = cast("IO[bytes]", gzip.GzipFile(fileobj=trace._out, mode="wb", compresslevel=3))
     text = io.TextIOWrapper(out, encoding="utf-8", write_through=False)

@@ -352,13 +352,13 @@ def test_an_interrupted_wait_leaves_nothing_behind(kind, how):
     env.close()
 
 
-PYG = Path(__file__).resolve().parent.parent / "csrc" / "bridge" / "pyg.c"
+PYLOOK = Path(__file__).resolve().parent.parent / "csrc" / "bridge" / "pylook.c"
 
 
-@pytest.mark.skipif(not PYG.exists(), reason="needs the core's source, which names the parks")
+@pytest.mark.skipif(not PYLOOK.exists(), reason="needs the core's source, which names the parks")
 @in_runtime
 def test_every_kind_of_park_is_interrupted_here():
-    source = PYG.read_text()
+    source = PYLOOK.read_text()
     names = source[source.index("wait_reasons[WAIT_REASONS] = {") :]
     reasons = set(re.findall(r'\[WAIT_\w+\] = "(.*)"', names[: names.index("};")]))
     reasons -= {"waiting"}  # none
