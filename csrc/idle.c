@@ -197,6 +197,14 @@ m *newm(p *pp, bool spinning, bool latency) {
     return mp;
 }
 
+/* Idles pp, whose M is somewhere else: who sleeps because no P was idle may have to poll now. */
+static void idle_for_others(p *pp) {
+    mutex_lock(&S.lock);
+    pidle_put(pp);
+    mutex_unlock(&S.lock);
+    sched_kick_poller();
+}
+
 /* Finds an M of that class for pp (status RUNNING, owned by the caller), or idles pp. */
 static void startm(p *pp, bool spinning, bool latency) {
     mutex_lock(&S.lock);
@@ -211,9 +219,7 @@ static void startm(p *pp, bool spinning, bool latency) {
     mutex_unlock(&S.lock);
     if (newm(pp, spinning, latency)) return;
     if (spinning) atomic_fetch_sub(latency ? &S.nspinningl : &S.nspinning, 1);
-    mutex_lock(&S.lock);
-    pidle_put(pp);
-    mutex_unlock(&S.lock);
+    idle_for_others(pp);
 }
 
 /* One M of that class looks for work, if one can: see spinners(). */
@@ -261,10 +267,7 @@ void sched_handoffp(p *pp, bool latency_first) {
         startm(pp, false, reserved || (latency && (latency_first || !ordinary)));
         return;
     }
-    mutex_lock(&S.lock);
-    pidle_put(pp);
-    mutex_unlock(&S.lock);
-    sched_kick_poller(); /* the M that had it may be gone for long */
+    idle_for_others(pp);
     look_again();
 }
 

@@ -27,8 +27,16 @@ void sched_run_timers(int64_t now) {
 }
 
 void sched_kick_poller(void) {
+    m *mp = NULL;
     mutex_lock(&S.lock);
-    m *mp = load_relaxed(&S.poller) ? NULL : S.idlem ? S.idlem : S.idlel;
+    if (!load_relaxed(&S.poller)) {
+        mp = S.idlem ? S.idlem : S.idlel;
+        /* Locked and solo M's aren't listed. */
+        for (uint32_t i = 0; !mp && i < load_relaxed(&S.nm) && i < MAX_M; i++) {
+            m *any = load_acquire(&S.allm[i]);
+            if (any && any->state == M_IDLE) mp = any;
+        }
+    }
     mutex_unlock(&S.lock);
     if (mp) note_wake(&mp->note);
 }

@@ -474,6 +474,23 @@ static enum step step_pass_on(task *t, m *mp) {
     }
 }
 
+static void pass_on(end ends[2], int64_t rounds, step_fn step) {
+    int fds[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds) == 0);
+    for (int i = 0; i < 2; i++) {
+        ends[i] = (end){fds[i], netpoll_open(fds[i])};
+        host_go(step, rounds, &ends[i]);
+    }
+}
+
+static void close_ends(end ends[2]) {
+    for (int i = 0; i < 2; i++) {
+        netpoll_close(ends[i].d);
+        close(ends[i].fd);
+        netpoll_free(ends[i].d);
+    }
+}
+
 /* Two M's and one P: the one that has no P to hope for doesn't sit in netpoll, where it would
  * hear of all events first and wake the other one's M for each. */
 static void an_m_without_hope_of_a_p_leaves_events_to_the_other(void) {
@@ -483,22 +500,52 @@ static void an_m_without_hope_of_a_p_leaves_events_to_the_other(void) {
     host_go(step_count, 0, NULL);
     while (load_seq(&done) < 2) pause_ns(MILLISECOND);
     CHECK(load_seq(&S.nm) >= 2);
-    int fds[2];
-    CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds) == 0);
-    end ends[2] = {{fds[0], netpoll_open(fds[0])}, {fds[1], netpoll_open(fds[1])}};
+    end ends[2];
     int64_t rounds = scaled(20000);
-    for (int i = 0; i < 2; i++) host_go(step_pass_on, rounds, &ends[i]);
+    pass_on(ends, rounds, step_pass_on);
     while (sched_live()) pause_ns(MILLISECOND);
     uint64_t in_passing = load_seq(&S.allp[0]->stat.netpoll_wakes);
     host_stop();
-    for (int i = 0; i < 2; i++) {
-        netpoll_close(ends[i].d);
-        close(fds[i]);
-        netpoll_free(ends[i].d);
-    }
+    close_ends(ends);
     fprintf(stderr, "  %llu events of %lld bytes in passing\n", (unsigned long long)in_passing,
             (long long)(2 * rounds));
     CHECK(in_passing > (uint64_t)rounds / 2);
+}
+
+/* t->n naps, and a long one, on an M that starts nothing else. */
+static enum step step_locked_naps(task *t, m *mp) {
+    if (t->nsteps == 1) task_lock_m(mp, 1);
+    if (t->n < 0) {
+        task_lock_m(mp, -1);
+        return STEP_END;
+    }
+    if (t->n == 0) atomic_fetch_add(&done, 1);
+    task_sleep(t, t->n-- ? 100 * MICROSECOND : SECOND);
+    return STEP_PARK;
+}
+
+static _Atomic uint32_t passers;
+
+static enum step step_pass_on_then_block(task *t, m *mp) {
+    enum step r = step_pass_on(t, mp);
+    if (r == STEP_END && atomic_fetch_sub(&passers, 1) == 1) task_block_undeclared(mp, SECOND);
+    return r;
+}
+
+/* ... but once the P is idle because the other one blocks, somebody does: for the timer here,
+ * nobody waits for events. */
+static void an_m_that_blocks_leaves_somebody_polling(void) {
+    begin(1, POLICY_GO);
+    host_go(step_locked_naps, 20, NULL);
+    store_seq(&passers, 2);
+    end ends[2];
+    pass_on(ends, scaled(20000), step_pass_on_then_block); /* so that others doze off with no P idle */
+    while (load_seq(&passers) || load_seq(&done) < 1 || !load_seq(&S.nnop) || !load_seq(&S.poller)) {
+        if (!load_seq(&passers)) CHECK(sched_live() == 2); /* it hasn't come back from its call yet */
+        pause_ns(MILLISECOND);
+    }
+    host_stop();
+    close_ends(ends);
 }
 
 /* The waker is still inside its wake-up when the g, its M and the scheduler are gone. */
@@ -659,6 +706,7 @@ int main(void) {
     RUN(an_idle_p_takes_what_a_hog_makes);
     RUN(a_plain_thread_wakes_a_g_for_ever);
     RUN(an_m_without_hope_of_a_p_leaves_events_to_the_other);
+    RUN(an_m_that_blocks_leaves_somebody_polling);
     RUN(a_waker_may_outlive_the_run);
     RUN(procs_go_up_and_down_under_load);
     RUN(retired_ps_give_their_gs_away);
