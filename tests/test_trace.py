@@ -502,20 +502,23 @@ def test_marks_without_a_trace_do_nothing():
 # ---------------------------------------------------------------- nothing lost silently
 
 
+def many_turns() -> None:
+    """More events than a ring of 64 can take in that time."""
+
+    def turns() -> None:
+        for _ in range(20_000):
+            rt.gosched()
+
+    for g in [rt.go(turns) for _ in range(3)]:
+        g.result(PATIENCE)
+
+
 def test_lost_events_are_counted_warned_of_and_shown(tmp_path):
     # Found once in many runs: a wake-up on a P right after lost events, where no slice is open
     # that its arrow could begin in.
-    def main() -> None:
-        def turns() -> None:
-            for _ in range(20_000):
-                rt.gosched()
-
-        for g in [rt.go(turns) for _ in range(3)]:
-            g.result(PATIENCE)
-
     path = tmp_path / "t.json"
     trace.start(path, _ring=64)
-    rt.run(main, procs=1)
+    rt.run(many_turns, procs=1)
     with pytest.warns(RuntimeWarning, match=r"\d+ of \d+ events lost"):
         traced = trace.stop()
     seen = read(path, clean=False)

@@ -6,7 +6,6 @@ import os
 import subprocess
 import threading
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 from support import PATIENCE, poll_until, sees_blocking
 from test_cli import gmpy_rt as command
 from test_pprof import find_go
-from test_trace import WORK, blocking, changing_procs, channels, echo, hogs, sieve
+from test_trace import WORK, blocking, changing_procs, echo, hogs, many_turns, sieve
 
 import gmpy_rt as rt
 from gmpy_rt import trace
@@ -61,11 +60,16 @@ def test_a_trace_may_begin_and_end_amid_work(tmp_path, work):
     gotrace.read(tmp_path / "trace.out")
 
 
-def test_lost_events_leave_a_trace_that_can_be_read(tmp_path):
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        seen, _ = traced(tmp_path / "trace.out", channels, _ring=256)
-    assert told and seen.counts["start"] > 0
+@pytest.mark.parametrize("work", WORK)
+def test_lost_events_leave_a_trace_that_can_be_read(tmp_path, work):
+    def main():
+        g = rt.go(work)
+        many_turns()
+        g.result(PATIENCE)
+
+    with pytest.warns(RuntimeWarning, match="events lost"):
+        seen, _ = traced(tmp_path / "trace.out", main, _ring=64)
+    assert seen.counts["start"] > 0
 
 
 @pytest.mark.parametrize("work", [hogs, blocking, echo, sieve, changing_procs])
