@@ -84,6 +84,7 @@ void sched_yield_g(m *mp, g *gp, int64_t now) {
     int64_t ran = mp->yield_to_global ? load_relaxed(&gp->ran_ns) + now - load_relaxed(&mp->run_since) : 0;
     store_relaxed(&gp->ran_ns, ran);
     g_move(gp, G_RUNNING, G_RUNNABLE);
+    mp->fresh_first = boundq_len(&mp->bound) == 0;
     boundq_push_own(&mp->bound, gp);
 }
 
@@ -176,8 +177,9 @@ static g *start(m *mp, p *pp, g *gp, int64_t now) {
  * picks and in time, and while fresh g's end without parking they run without a switch. */
 static g *pick_local(m *mp, p *pp, int64_t now) {
     g *gp = NULL;
-    if (mp->streak >= TURN_PICKS || now - mp->turn_since > TURN_NS) {
-        mp->turn = mp->turn == TURN_BOUND ? TURN_FRESH : TURN_BOUND;
+    if (mp->fresh_first || mp->streak >= TURN_PICKS || now - mp->turn_since > TURN_NS) {
+        mp->turn = mp->fresh_first || mp->turn == TURN_BOUND ? TURN_FRESH : TURN_BOUND;
+        mp->fresh_first = false;
         mp->streak = 0;
         mp->turn_since = now;
     }
@@ -319,7 +321,7 @@ static g *find_runnable(m *mp, p *pp, int64_t *now) {
     g *gp;
     if (unlikely(timers_due(&pp->timers, *now))) timers_run(&pp->timers, *now);
     if (unlikely(load_relaxed(&pp->stat.schedtick) % GLOBAL_TICK == 0 || mp->yield_to_global ||
-                 (mp->latency && *now - mp->turn_since > TURN_NS))) {
+                 (mp->latency && (mp->fresh_first || *now - mp->turn_since > TURN_NS)))) {
         /* After a preemption a whole batch: one for each slice of a hog would be as few as 100 a
          * second. */
         bool one = !mp->yield_to_global;

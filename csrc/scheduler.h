@@ -107,6 +107,7 @@ struct m {
     uint32_t spin_dry;
     _Atomic bool no_fresh;    /* locked or solo: starts no g's but its own. Written by the M */
     int32_t locks;            /* lock_os_thread() calls */
+    bool fresh_first;         /* the last g yielded, and is its only bound one: not it again */
     bool yield_to_global;     /* the last g was preempted: look at the global queue first */
     _Atomic uint64_t entries; /* how often it entered the core: tells sysmon one call from the next */
     _Atomic uint32_t pinned;  /* live started g's */
