@@ -15,6 +15,7 @@ import socket
 import sys
 import sysconfig
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -222,13 +223,14 @@ def run(
     try:
         if tracer is not None:
             tracer.start()
-        runtime.main = _door.go(_main, main, args)
         try:
+            runtime.main = _door.go(_main, main, args)
             _wait_for_main(runtime, runtime.main)
         finally:
             _drain(runtime)
         return cast(T, runtime.main.result(0))
     finally:
+        _drain(runtime)  # what a signal's handler raises may have ended the first one
         _stop_helpers(runtime)
         if tracer is not None:
             tracer.stop()
@@ -307,20 +309,24 @@ def _drain(runtime: _Runtime) -> None:
     Who parks again gets _PATIENCE seconds for it (a `finally` that says goodbye), then another
     Cancelled; at once if nothing could wake it.
     """
-    left = _door.drain()
-    while left:
+    while _door.drain():
         for g in _door.all_g():
             if not g.done():
                 g.cancel()
             del g
+        until = time.monotonic() + _PATIENCE
         try:
-            runtime.wait(_PATIENCE)
+            # A wait may end early: for a signal, say, whose handler brought us here.
+            while _door.drain() and not lib.gmpy_deadlocked():
+                left = until - time.monotonic()
+                if left <= 0:
+                    break
+                runtime.wait(left)
         except KeyboardInterrupt:
             print("gmpy_rt: waiting for G's that don't end:", file=sys.stderr)
             from .dump import dump
 
             dump()
-        left = _door.drain()
 
 
 def gomaxprocs(n: int | None = None) -> int:
