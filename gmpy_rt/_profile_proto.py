@@ -52,7 +52,7 @@ class Profile:
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
     value &= 0xFFFF_FFFF_FFFF_FFFF  # int64 below 0: two's complement
     out = bytearray()
     while value > 0x7F:
@@ -63,15 +63,15 @@ def _varint(value: int) -> bytes:
 
 
 def _number(tag: int, value: int) -> bytes:
-    return _varint(tag << 3 | _VARINT) + _varint(value) if value else b""
+    return varint(tag << 3 | _VARINT) + varint(value) if value else b""
 
 
 def _bytes(tag: int, value: bytes) -> bytes:
-    return _varint(tag << 3 | _BYTES) + _varint(len(value)) + value
+    return varint(tag << 3 | _BYTES) + varint(len(value)) + value
 
 
 def _packed(tag: int, values: Iterable[int]) -> bytes:
-    return _bytes(tag, b"".join(map(_varint, values)))
+    return _bytes(tag, b"".join(map(varint, values)))
 
 
 class _Table:

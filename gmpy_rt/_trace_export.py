@@ -9,10 +9,9 @@ G, calls that block and waits for a P; plain threads. Arrows lead from a wake-up
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import IO, Any
 
-from ._trace_raw import NONE, SYSMON, THREAD, TYPES, Raw, Record, merged, scan
+from ._trace_raw import NONE, SYSMON, THREAD, TYPES, About, Raw, Record, merged, scan
 
 PS, MS, THREADS, GS = 1, 2, 3, 4  # the processes of the picture
 COUNTER_EVERY = 100_000  # ns
@@ -20,20 +19,6 @@ COUNTER_EVERY = 100_000  # ns
 # counts outside the core, so one of its own may be under way at each end.
 COUNTED = ("created", "ended", "schedtick", "steals", "preemptions", "tokens")
 COUNTED_BY_SYSMON = ("handoffs", "preempt_requests")
-
-
-@dataclass
-class About:
-    """What the exporter needs besides the events."""
-
-    begin: int  # ns, as the events
-    end: int
-    lost: int
-    exact: bool
-    strings: dict[int, str]
-    wait_reasons: tuple[str, ...]
-    living: list[tuple[int, str, bool]]  # G's at the start: id, name, runnable
-    threads: dict[int, str]
 
 
 class _G:
@@ -107,7 +92,6 @@ class Exporter(_Writer):
         self.ms: dict[int, _M] = {}
         self.gs: dict[int, _G] = {}
         self.tids: dict[int, str] = {}
-        self.started_with = {g: name for g, name, _ in about.living}
         self.open: dict[int, list[tuple[str, str]]] = {}  # who -> regions
         self.flows = 0
         self.goroutines = found.goroutines()
@@ -132,8 +116,7 @@ class Exporter(_Writer):
     def g(self, number: int) -> _G:
         g = self.gs.get(number)
         if g is None:
-            name = self.about.strings.get(self.found.names.get(number, 0))
-            name = name or self.started_with.get(number, "G")
+            name = self.about.name_of(number, self.found)
             g = self.gs[number] = _G(json.dumps(f"{name} G{number}"))
         return g
 
@@ -315,8 +298,7 @@ class Exporter(_Writer):
         return self.g(number)
 
     def do_park(self, t: int, r: Record) -> None:
-        reasons = self.about.wait_reasons
-        g = self.stop_running(t, r, reasons[r[2]] if r[2] < len(reasons) else "?")
+        g = self.stop_running(t, r, self.about.reason(r[2]))
         if g.since >= 0:
             self.now_runnable(r[1], g)
 
@@ -422,21 +404,18 @@ class Exporter(_Writer):
 
     # ------------------------------------------------------------ the user's
 
-    def string(self, number: int) -> str:
-        return self.about.strings.get(number, "(more strings than the trace keeps)")
-
     def region(self, ph: str, t: int, who: int, cat: str, name: str) -> None:
         track = GS if not who & THREAD else THREADS
         more = f'"name":{json.dumps(name)},"cat":"{cat}","id":"{who & ~THREAD:#x}"'
         self.line(ph, track, 0, t, more)
 
     def region_begin(self, t: int, r: Record, cat: str) -> None:
-        name = self.string(r[2])
+        name = self.about.string(r[2])
         self.open.setdefault(r[1], []).append((cat, name))
         self.region("b", t, r[1], cat, name)
 
     def region_end(self, t: int, r: Record, cat: str) -> None:
-        inside, what = self.open.get(r[1], []), (cat, self.string(r[2]))
+        inside, what = self.open.get(r[1], []), (cat, self.about.string(r[2]))
         if what in inside:  # else it began before the trace
             inside.reverse()
             inside.remove(what)
@@ -460,7 +439,7 @@ class Exporter(_Writer):
         self.region_end(t, r, "blocking")
 
     def do_log(self, t: int, r: Record) -> None:
-        category, message = self.string(r[2] >> 32), self.string(r[2] & 0xFFFFFFFF)
+        category, message = self.about.string(r[2] >> 32), self.about.string(r[2] & 0xFFFFFFFF)
         args = f'"category":{json.dumps(category)},"by":{self.who(r[1])}'
         self.instant(self.where(r[4], r[5], r[1]), t, json.dumps(message), "log", args)
 

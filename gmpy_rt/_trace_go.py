@@ -13,9 +13,10 @@ an M lost its P is a syscall there, from the moment that sysmon noticed it.
 
 from __future__ import annotations
 
-from typing import IO, Protocol
+from typing import IO
 
-from ._trace_raw import NONE, SYSMON, THREAD, TYPES, Raw, Record, merged, scan
+from ._profile_proto import varint
+from ._trace_raw import NONE, SYSMON, THREAD, TYPES, About, Raw, Record, merged, scan
 
 _HEADER = b"go 1.23 trace\x00\x00\x00"
 _BATCH, _STACKS, _STACK, _STRINGS, _STRING, _FREQUENCY = 1, 2, 3, 4, 5, 8
@@ -30,15 +31,6 @@ _OUTSIDE = 1 << 32  # M's of threads that aren't: this and their number
 _MAX_BATCH, _MAX_STRING = 60_000, 1024
 
 
-class About(Protocol):
-    """What is needed besides the events: see _trace_export.About."""
-
-    begin: int
-    strings: dict[int, str]
-    wait_reasons: tuple[str, ...]
-    living: list[tuple[int, str, bool]]
-
-
 class _G:
     __slots__ = ("early", "m", "regions", "seq", "state")
 
@@ -49,28 +41,19 @@ class _G:
 
 
 class _P:
-    __slots__ = ("in_call", "m", "seq")
+    __slots__ = ("m", "seq")
 
     def __init__(self) -> None:
-        self.m, self.seq, self.in_call = NONE, 0, False
+        self.m, self.seq = NONE, 0
 
 
 class _M:
-    __slots__ = ("batch", "g", "last", "p")
+    __slots__ = ("batch", "begin", "g", "last", "p")
 
     def __init__(self) -> None:
         self.g, self.p = 0, NONE
         self.batch = bytearray()
-        self.last = 0  # time of its last event
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 127:
-        out.append(value & 127 | 128)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+        self.begin = self.last = 0  # times of its first and its last event
 
 
 class Exporter:
@@ -83,7 +66,6 @@ class Exporter:
         self.gs: dict[int, _G] = {}
         self.strings: dict[str, int] = {"": 1}
         self.stacks: dict[str, int] = {}
-        self.started_with = {g: name for g, name, _ in about.living}
         self.now = 0
 
     # ------------------------------------------------------------ bytes
@@ -94,43 +76,37 @@ class Exporter:
         if len(mm.batch) > _MAX_BATCH:
             self.flush(m, mm)
         if not mm.batch:
-            mm.last = self.now
-            mm.batch += _varint(self.now)  # taken off by flush()
+            mm.begin = mm.last = self.now
         mm.batch.append(event)
-        mm.batch += _varint(self.now - mm.last)
+        mm.batch += varint(self.now - mm.last)
         for arg in args:
-            mm.batch += _varint(arg)
+            mm.batch += varint(arg)
         mm.last = self.now
 
     def flush(self, m: int, mm: _M) -> None:
         if mm.batch:
-            end = next(i for i, byte in enumerate(mm.batch) if byte < 128) + 1
-            self.write_batch(m, bytes(mm.batch[:end]), bytes(mm.batch[end:]))
+            self.write_batch(m, mm.begin, mm.batch)
             mm.batch.clear()
 
-    def write_batch(self, m: int, when: bytes, data: bytes) -> None:
-        head = bytes([_BATCH]) + _varint(1) + _varint(m) + when + _varint(len(data))
+    def write_batch(self, m: int, when: int, data: bytes | bytearray) -> None:
+        head = b"".join(map(varint, (_BATCH, 1, m, when, len(data))))
         self.out.write(head + data)
 
     def write_table(self, kind: int, entries: list[bytes]) -> None:
         data = bytearray([kind])
         for entry in entries:
             if len(data) + len(entry) > _MAX_BATCH:
-                self.write_batch(_NOBODY, _varint(1), bytes(data))
+                self.write_batch(_NOBODY, 1, data)
                 data = bytearray([kind])
             data += entry
-        self.write_batch(_NOBODY, _varint(1), bytes(data))
+        self.write_batch(_NOBODY, 1, data)
 
     def string(self, text: str) -> int:
         return self.strings.setdefault(text, len(self.strings) + 1)
 
-    def named(self, number: int) -> str:
-        return self.about.strings.get(number, "(more strings than the trace keeps)")
-
     def stack(self, g: int) -> int:
         """A stack of one frame that says which G it is: Go names G's by their first function."""
-        name = self.about.strings.get(self.found.names.get(g, 0))
-        name = name or self.started_with.get(g, "G")
+        name = self.about.name_of(g, self.found)
         self.string(name)
         return self.stacks.setdefault(name, len(self.stacks) + 1)
 
@@ -177,20 +153,22 @@ class Exporter:
         if pp.m == NONE:
             return
         mm = self.m(pp.m)
-        if mm.g and not pp.in_call:
+        if mm.g and not self.in_call(mm):
             self.stop(mm.g, "runtime.Gosched")
         self.emit(pp.m, _P_STOP)
-        mm.p, pp.m, pp.in_call = NONE, NONE, False
+        mm.p, pp.m = NONE, NONE
+
+    def in_call(self, mm: _M) -> bool:
+        return mm.g != 0 and self.g(mm.g).state == _IN_CALL
 
     def enter_call(self, m: int) -> bool:
         """The G that runs on M m, with a P, makes a call that may block."""
         mm = self.m(m)
         if mm.p == NONE or not mm.g:
             return False
-        pp = self.p(mm.p)
-        if not pp.in_call:
+        if not self.in_call(mm):
+            pp = self.p(mm.p)
             pp.seq += 1
-            pp.in_call = True
             self.g(mm.g).state = _IN_CALL
             self.emit(m, _SYSCALL, pp.seq, self.stack(mm.g))
         return True
@@ -198,10 +176,9 @@ class Exporter:
     def leave_call(self, m: int) -> None:
         """If the G on M m is in a call: it is out of it, running or, without its P, runnable."""
         mm = self.m(m)
-        if not mm.g or self.g(mm.g).state != _IN_CALL:
+        if not self.in_call(mm):
             return
         if mm.p != NONE:
-            self.p(mm.p).in_call = False
             self.g(mm.g).state = _RUNNING
             self.emit(m, _SYSCALL_END)
         else:
@@ -259,7 +236,7 @@ class Exporter:
         _, number, arg, _, _, m, _ = r
         m = self.where(m, arg)
         mm = self.m(m)
-        if mm.p == NONE or self.p(mm.p).in_call or self.g(number).state != _DEAD:
+        if mm.p == NONE or self.in_call(mm) or self.g(number).state != _DEAD:
             self.ready(number, m)  # made by a plain thread: Go's are all made on a P
             return
         self.g(number).state = _RUNNABLE
@@ -273,11 +250,10 @@ class Exporter:
 
     def do_park(self, r: Record) -> None:
         _, number, why, _, p, m, _ = r
-        g, reasons = self.g(number), self.about.wait_reasons
+        g = self.g(number)
         self.run(number, p, m)
         g.state, self.m(m).g = _WAITING, 0
-        reason = self.string(reasons[why] if why < len(reasons) else "?")
-        self.emit(m, _BLOCK, reason, self.stack(number))
+        self.emit(m, _BLOCK, self.string(self.about.reason(why)), self.stack(number))
         if g.early >= 0:
             self.ready(number, g.early)
             g.early = -1
@@ -307,7 +283,7 @@ class Exporter:
             return
         pp = self.p(p)
         pp.seq += 1
-        pp.m, pp.in_call, self.m(m).p = NONE, False, NONE
+        pp.m, self.m(m).p = NONE, NONE
         self.emit(_OUTSIDE, _P_STEAL, p, pp.seq, m)
 
     def do_return(self, r: Record) -> None:
@@ -340,12 +316,12 @@ class Exporter:
 
     def do_region(self, r: Record) -> None:
         if self.runs(r[1], r[5]):
-            name = self.named(r[2])
+            name = self.about.string(r[2])
             self.g(r[1]).regions.append(name)
             self.emit(r[5], _REGION, 0, self.string(name), 0)
 
     def do_region_end(self, r: Record) -> None:
-        name = self.named(r[2])
+        name = self.about.string(r[2])
         if self.runs(r[1], r[5]) and name in (inside := self.g(r[1]).regions):
             ended = ""
             while ended != name:  # Go's are strictly nested
@@ -356,7 +332,7 @@ class Exporter:
 
     def do_log(self, r: Record) -> None:
         if self.runs(r[1], r[5]):
-            key, text = self.named(r[2] >> 32), self.named(r[2] & 0xFFFFFFFF)
+            key, text = self.about.string(r[2] >> 32), self.about.string(r[2] & 0xFFFFFFFF)
             self.emit(r[5], _LOG, 0, self.string(key), self.string(text), 0)
 
     def do_procs(self, r: Record) -> None:
@@ -385,7 +361,7 @@ class Exporter:
             number: getattr(self, f"do_{name.lower()}", None) for name, number in TYPES.items()
         }
         self.out.write(_HEADER)
-        self.write_batch(_NOBODY, _varint(1), bytes([_FREQUENCY]) + _varint(10**9))
+        self.write_batch(_NOBODY, 1, varint(_FREQUENCY) + varint(10**9))
         self.start()
         n = 0
         for t, _, record in merged(raw, self.found, self.about.begin):
@@ -403,12 +379,12 @@ class Exporter:
         entries = []
         for name, number in self.stacks.items():
             frame = (number, self.string(name), 1, 0)  # pc, function, file: none, line
-            entries.append(bytes([_STACK]) + b"".join(map(_varint, (number, 1, *frame))))
+            entries.append(bytes([_STACK]) + b"".join(map(varint, (number, 1, *frame))))
         self.write_table(_STACKS, entries)
         entries = []
         for text, number in self.strings.items():
             data = text.encode(errors="replace")[:_MAX_STRING]
-            entries.append(bytes([_STRING]) + _varint(number) + _varint(len(data)) + data)
+            entries.append(bytes([_STRING]) + varint(number) + varint(len(data)) + data)
         self.write_table(_STRINGS, entries)
 
 

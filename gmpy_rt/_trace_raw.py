@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from struct import Struct
 from typing import IO
 
@@ -47,6 +48,35 @@ class Raw:
     def goroutines(self) -> int:
         """How many there were when it began."""
         return self.count(0, "created") - self.count(0, "ended")
+
+
+@dataclass
+class About:
+    """What an exporter needs besides the events."""
+
+    begin: int  # ns, as the events
+    end: int
+    lost: int
+    exact: bool
+    strings: dict[int, str]
+    wait_reasons: tuple[str, ...]
+    living: list[tuple[int, str, bool]]  # G's at the start: id, name, runnable
+    threads: dict[int, str]
+
+    def string(self, number: int) -> str:
+        return self.strings.get(number, "(more strings than the trace keeps)")
+
+    def reason(self, number: int) -> str:
+        return self.wait_reasons[number] if number < len(self.wait_reasons) else "?"
+
+    @cached_property
+    def _started_with(self) -> dict[int, str]:
+        return {g: name for g, name, _ in self.living}
+
+    def name_of(self, g: int, found: Raw) -> str:
+        """Its own or its function's."""
+        name = self.strings.get(found.names.get(g, 0))
+        return name or self._started_with.get(g, "G")
 
 
 def scan(raw: IO[bytes]) -> Raw:

@@ -205,11 +205,12 @@ def _trace(args: argparse.Namespace) -> int:
             warnings.simplefilter("ignore")  # told below
             trace.stop()
         lost = f", {traced.lost} lost" if traced.lost else ""
-        go = args.output.suffix == ".out"
-        hint = "look at it with go tool trace {}" if go else "open {} in ui.perfetto.dev"
+        opens = (
+            "look at it with go tool trace {}" if traced.for_go else "open {} in ui.perfetto.dev"
+        )
         print(
             f"gmpy-rt trace: {traced.events} events in {traced.seconds:.1f} s{lost}; "
-            + hint.format(args.output),
+            + opens.format(args.output),
             file=sys.stderr,
         )
 

@@ -42,6 +42,11 @@ class Trace:
     _out: IO[bytes] = field(kw_only=True, repr=False)
     _living: list[tuple[int, str, bool]] = field(default_factory=list, repr=False)
 
+    @property
+    def for_go(self) -> bool:
+        """Whether the file is one for `go tool trace`."""
+        return self.path.suffix == ".out"
+
     def __enter__(self) -> Trace:
         return self
 
@@ -121,8 +126,8 @@ def _write(trace: Trace, total: object) -> None:
     import gzip
     import io
 
-    from . import _trace_go
-    from ._trace_export import About, export
+    from . import _trace_export, _trace_go
+    from ._trace_raw import About
 
     strings = {number: name for name, number in _door.trace_names().items()}
     threads = {t.native_id: t.name for t in threading.enumerate() if t.native_id is not None}
@@ -137,14 +142,14 @@ def _write(trace: Trace, total: object) -> None:
         threads=threads,
     )
     out = trace._out
-    if trace.path.suffix == ".out":
+    if trace.for_go:
         trace.events = _trace_go.export(trace._raw, out, about)
         return
     if trace.path.suffix == ".gz":
         out = cast("IO[bytes]", gzip.GzipFile(fileobj=trace._out, mode="wb", compresslevel=3))
     text = io.TextIOWrapper(out, encoding="utf-8", write_through=False)
     try:
-        trace.events = export(trace._raw, text, about)
+        trace.events = _trace_export.export(trace._raw, text, about)
     finally:
         text.close()
 
