@@ -362,7 +362,8 @@ static PyObject *door_select(PyObject *Py_UNUSED(module), PyObject *const *args,
     }
     if (unlikely(!rand)) rand = atomic_fetch_add(&seeds, 0x9E3779B97F4A7C15ULL) | 1;
     uint32_t n = (uint32_t)nargs;
-    if (n == 2 && Py_IS_TYPE(args[0], Chan_Type) && Py_IS_TYPE(args[1], Chan_Type)) {
+    bool two = n == 2 && Py_IS_TYPE(args[0], Chan_Type) && Py_IS_TYPE(args[1], Chan_Type);
+    if (two) {
         void *value;
         done = select_two(args, &rand, &value, &closed);
         if (done >= 0) return select_result(done, false, closed, value);
@@ -371,7 +372,7 @@ static PyObject *door_select(PyObject *Py_UNUSED(module), PyObject *const *args,
     if (!cases) return PyErr_NoMemory();
     for (uint32_t i = 0; i < n; i++)
         if (fill_case(&cases[i], args[i]) < 0) goto out;
-    if (n <= FEW) done = select_quick(cases, n, &rand, &closed);
+    if (!two && n <= FEW) done = select_quick(cases, n, &rand, &closed);
     if (done < 0) done = select_slowly(cases, n, !has_default && deadline != -2, deadline, &rand, &closed);
     if (done >= 0)
         result = select_result(done, cases[done].sending, closed, cases[done].val);
