@@ -64,7 +64,7 @@ class Timeline:
         while True:
             now = time.monotonic_ns()
             self._look(now, last, p_stat, stat)
-            if self._stopping.is_set():
+            if self._stopping.is_set() and self.looks > 1:  # a segment has two ends
                 break
             last = now
             time.sleep(INTERVAL)
