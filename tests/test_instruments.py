@@ -14,7 +14,7 @@ from browser import EXECUTABLE, Browser
 from support import PATIENCE, is_parked, parallel, poll_until, sees_blocking, spin_until
 from test_debug import Stream
 from test_pprof import in_function
-from test_trace import M, Seen, read
+from test_trace import M, trace_of
 
 import gmpy_rt as rt
 from gmpy_rt import _door, debug, metrics, pprof, trace
@@ -37,13 +37,12 @@ class Page:
         with closing(Stream(self._server)) as stream:
             return stream.until(ready)
 
-    def reads(self, selector: str, *texts: str) -> None:
-        """Waits until it says all these."""
-        if self.browser is None:
-            return
-        said = f"document.querySelector({selector!r}).innerText"
-        self.browser.wait_for(" && ".join(f"{said}.includes({text!r})" for text in texts), PATIENCE)
-        assert self.browser.complaints == []
+    def shows(self, selector: str, text: str, when: str = "true") -> None:
+        """Waits until what it says there includes text; that and `when` are JavaScript."""
+        if self.browser is not None:
+            said = f"document.querySelector({selector!r}).innerText"
+            self.browser.wait_for(f"{when} && {said}.includes({text})", PATIENCE)
+            assert self.browser.complaints == []
 
 
 @pytest.fixture
@@ -52,27 +51,13 @@ def page() -> Iterator[Page]:
         yield Page(stack)
 
 
-@pytest.fixture
-def traced(tmp_path: Path) -> Iterator[Callable[..., Seen]]:
-    def traced(main: Callable[[], Any], procs: int) -> Seen:
-        with trace.start(tmp_path / "trace.json"):
-            result = rt.run(main, procs=procs)
-        seen = read(tmp_path / "trace.json")
-        seen.result = result
-        return seen
-
-    yield traced
-    if trace._active is not None:
-        trace.stop()
-
-
 def latencies() -> metrics.Histogram:
     found = metrics.read("/sched/latencies:seconds")["/sched/latencies:seconds"]
     assert isinstance(found, metrics.Histogram)
     return found
 
 
-def test_a_g_kept_runnable_for_50_ms(page: Page, traced: Callable[..., Seen]) -> None:
+def test_a_g_kept_runnable_for_50_ms(page: Page, tmp_path: Path) -> None:
     """On the only P, by code that isn't preempted: nobody can run the other G before."""
     out: dict[str, Any] = {}
 
@@ -98,16 +83,11 @@ def test_a_g_kept_runnable_for_50_ms(page: Page, traced: Callable[..., Seen]) ->
         late = next(filter(None, (hog() for _ in range(20))))
         out["after"] = latencies()
         out["event"] = rt.blocking(page.event, lambda e: e["latency"]["max"] >= out["least"])
-        rt.blocking(page.reads, "#tiles", "at most")
-        out["tile"] = page.browser and rt.blocking(
-            page.browser.wait_for,
-            f"last.latency.max >= {out['least']} && document.querySelector('#tiles')"
-            ".innerText.includes('at most ' + seconds(last.latency.max))",
-            PATIENCE,
-        )
+        longest = "'at most ' + seconds(last.latency.max)"
+        rt.blocking(page.shows, "#tiles", longest, f"last.latency.max >= {out['least']}")
         return late.id
 
-    seen = traced(main, procs=1)
+    seen = trace_of(tmp_path / "trace.json", main, procs=1)
     least, most = out["least"], out["most"]
     assert 0.05 <= least <= most
 
@@ -127,7 +107,7 @@ def test_a_g_kept_runnable_for_50_ms(page: Page, traced: Callable[..., Seen]) ->
 
 
 @sees_blocking
-def test_seven_gs_stranded_behind_one_m(page: Page, traced: Callable[..., Seen]) -> None:
+def test_seven_gs_stranded_behind_one_m(page: Page, tmp_path: Path) -> None:
     release, blocked = threading.Event(), threading.Event()
     out: dict[str, Any] = {}
     ids: list[int] = []
@@ -163,14 +143,14 @@ def test_seven_gs_stranded_behind_one_m(page: Page, traced: Callable[..., Seen])
             out["seconds"] = time.monotonic() - start
             out["goroutine"] = pprof.goroutine()
             out["event"] = page.event(lambda e: any(a["doing"] == "blocked" for a in e["away"]))
-            page.reads("#tiles", "stranded\n7\n")
-            page.reads("#away", "culprit")
+            page.shows("#tiles", repr("stranded\n7\n"))
+            page.shows("#away", repr("culprit"))
         finally:
             release.set()
 
     thread = threading.Thread(target=outside)
     thread.start()
-    seen = traced(main, procs=1)
+    seen = trace_of(tmp_path / "trace.json", main, procs=1)
     thread.join(PATIENCE)
 
     assert out["metrics"]["/sched/goroutines/stranded:goroutines"] == 7
@@ -192,7 +172,7 @@ def test_seven_gs_stranded_behind_one_m(page: Page, traced: Callable[..., Seen])
 
 
 @parallel
-def test_a_hundred_steals(page: Page, traced: Callable[..., Seen]) -> None:
+def test_a_hundred_steals(page: Page, tmp_path: Path) -> None:
     """Each round the only G that may run lies in a P whose M never parks. A profile has no
     events; it shows who ran what was stolen: another M, on the other P."""
     name = "/sched/steals:events"
@@ -220,10 +200,10 @@ def test_a_hundred_steals(page: Page, traced: Callable[..., Seen]) -> None:
         so_many = metrics.read(name)[name]
         event = rt.blocking(page.event, lambda e: e["values"][name] >= so_many)
         out["event"], out["so many"] = event["values"][name], so_many
-        rt.blocking(page.reads, "#counters", f"steals\n{so_many}\n")
+        rt.blocking(page.shows, "#counters", repr(f"steals\n{so_many}\n"))
         return rt.current().m
 
-    seen = traced(main, procs=2)
+    seen = trace_of(tmp_path / "trace.json", main, procs=2)
     assert out["steals"] == 100
 
     (begin,), (end,) = seen.named("rounds begin"), seen.named("rounds end")

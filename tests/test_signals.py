@@ -284,61 +284,63 @@ def test_a_wakeup_fd_that_was_set_before_still_hears_signals():
     assert done.words == ["True", "True"]
 
 
+RAISES = """
+import os, signal, time
+def handler(number, frame):
+    raise ZeroDivisionError("from the handler")
+signal.signal(signal.SIGUSR1, handler)
+"""
+
+
 def test_a_signal_meanwhile_does_not_cut_a_goodbye_short():
     # A signal ended the wait for main's end, and main got a second Cancelled in its `finally`.
     done = run_script(
-        """
-        import os, signal, time
-        def handler(number, frame):
-            raise ZeroDivisionError("from the handler")
-        signal.signal(signal.SIGUSR1, handler)
-        signal.signal(signal.SIGUSR2, lambda number, frame: None)
-        def main():
-            try:
-                os.kill(os.getpid(), signal.SIGUSR1)
-                rt.sleep(20)
-            finally:
-                end = time.monotonic() + 0.3
-                while time.monotonic() < end:
-                    os.kill(os.getpid(), signal.SIGUSR2)
-                print("finally")
-        try:
-            run(main)
-        except ZeroDivisionError as exc:
-            print(exc)
-        """
+        RAISES
+        + """
+signal.signal(signal.SIGUSR2, lambda number, frame: None)
+def main():
+    try:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        rt.sleep(20)
+    finally:
+        end = time.monotonic() + 0.3
+        while time.monotonic() < end:
+            os.kill(os.getpid(), signal.SIGUSR2)
+        print("finally")
+try:
+    run(main)
+except ZeroDivisionError as exc:
+    print(exc)
+"""
     )
     assert done.stdout.split("\n")[:2] == ["finally", "from the handler"]
 
 
 def test_a_handler_that_raises_leaves_no_g_behind_whenever_it_does():
-    # Found once in 3,000 runs of the test before: the handler raised just after main was started
+    # Found once in 3,000 runs of the next test: the handler raised just after main was started
     # and before anybody waited for it; the runtime stopped with main half done. Two signals at
     # a time: the second may come while run() waits for the G's to end.
     done = run_script(
-        """
-        import os, signal, time
-        def handler(number, frame):
-            raise ZeroDivisionError("from the handler")
-        signal.signal(signal.SIGUSR1, handler)
-        def main():
-            try:
-                seen.append("begun")
-                os.kill(os.getpid(), signal.SIGUSR1)
-                os.kill(os.getpid(), signal.SIGUSR1)
-                rt.sleep(20)
-            finally:
-                seen.append("ended")
-        end = time.monotonic() + 5
-        while time.monotonic() < end:
-            seen = []
-            try:
-                run(main)
-            except ZeroDivisionError:
-                pass
-            assert seen in ([], ["begun", "ended"]), seen
-        print("ok")
-        """
+        RAISES
+        + """
+def main():
+    try:
+        seen.append("begun")
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        rt.sleep(20)
+    finally:
+        seen.append("ended")
+end = time.monotonic() + 5
+while time.monotonic() < end:
+    seen = []
+    try:
+        run(main)
+    except ZeroDivisionError:
+        pass
+    assert seen in ([], ["begun", "ended"]), seen
+print("ok")
+"""
     )
     assert done.words == ["ok"] and not done.stderr
 
@@ -346,22 +348,19 @@ def test_a_handler_that_raises_leaves_no_g_behind_whenever_it_does():
 def test_a_handler_that_raises_interrupts_main():
     # What a handler raises comes out of run(), after the G's have ended.
     done = run_script(
-        """
-        import os, signal
-        def handler(number, frame):
-            raise ZeroDivisionError("from the handler")
-        signal.signal(signal.SIGUSR1, handler)
-        def main():
-            try:
-                os.kill(os.getpid(), signal.SIGUSR1)
-                rt.sleep(20)
-            finally:
-                print("finally")
-        try:
-            run(main)
-        except ZeroDivisionError as exc:
-            print(exc)
-        """
+        RAISES
+        + """
+def main():
+    try:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        rt.sleep(20)
+    finally:
+        print("finally")
+try:
+    run(main)
+except ZeroDivisionError as exc:
+    print(exc)
+"""
     )
     assert done.stdout.split("\n")[:2] == ["finally", "from the handler"]
 

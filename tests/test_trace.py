@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import gzip
 import json
 import re
@@ -73,19 +74,18 @@ def read(path: Path, clean: bool = True) -> Seen:
     return seen
 
 
+def trace_of(path: Path, main: Callable[[], Any], **how: Any) -> Seen:
+    """What a checked trace of run(main, **how) shows."""
+    with trace.start(path) as t:
+        result = rt.run(main, **how)
+    seen = read(path)
+    seen.result, seen.trace = result, t
+    return seen
+
+
 @pytest.fixture
 def traced(tmp_path: Path) -> Callable[..., Seen]:
-    """traced(main, **run's) -> what a checked trace of run(main) shows."""
-
-    def traced(main: Callable[[], Any], **how: Any) -> Seen:
-        path = tmp_path / "trace.json"
-        with trace.start(path) as t:
-            result = rt.run(main, **how)
-        seen = read(path)
-        seen.result, seen.trace = result, t
-        return seen
-
-    return traced
+    return functools.partial(trace_of, tmp_path / "trace.json")
 
 
 def begin_again() -> None:

@@ -1,5 +1,8 @@
 #include "host.h"
 
+#include <sys/socket.h>
+#include <unistd.h>
+
 _Atomic uint64_t host_steps, host_idles, host_preempts;
 bool host_spin = true;
 bool host_reserve_stays;
@@ -180,6 +183,23 @@ bool task_cancel(task *t) {
     if (!parker_claim_any(&t->gp->parker, WAKE_CANCEL)) return false;
     parker_unpark(&t->gp->parker);
     return true;
+}
+
+void host_connect(conn ends[2]) {
+    int fds[2];
+    CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds) == 0);
+    for (int i = 0; i < 2; i++) {
+        ends[i] = (conn){.fd = fds[i], .d = netpoll_open(fds[i])};
+        CHECK(ends[i].d);
+    }
+}
+
+void host_disconnect(conn ends[2]) {
+    for (int i = 0; i < 2; i++) {
+        netpoll_close(ends[i].d);
+        close(ends[i].fd);
+        netpoll_free(ends[i].d);
+    }
 }
 
 void host_dump(void) {

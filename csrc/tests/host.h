@@ -67,6 +67,14 @@ void task_lock_m(m *mp, int by);
 /* Ends the wait t is in, if it is in one, with WAKE_CANCEL. t must not end meanwhile. */
 bool task_cancel(task *t);
 
+/* Both ends of a pair of sockets, in the netpoller. */
+typedef struct conn {
+    int fd;
+    pd *d;
+} conn;
+void host_connect(conn ends[2]);
+void host_disconnect(conn ends[2]);
+
 extern _Atomic uint64_t host_steps, host_idles, host_preempts;
 extern bool host_spin;
 extern bool host_reserve_stays; /* nobody changes the reserve: reserved P's are checked, too */

@@ -1,6 +1,5 @@
 /* The scheduler's rules, one test each. test_sched_stress.c mixes them all. */
 #include <errno.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "host.h"
@@ -468,14 +467,9 @@ static void a_plain_thread_wakes_a_g_for_ever(void) {
 }
 
 /* Two g's pass a byte to and fro through a pair of sockets: n times each. */
-typedef struct end {
-    int fd;
-    pd *d;
-} end;
-
 static enum step step_pass_on(task *t, m *mp) {
     (void)mp;
-    end *e = t->arg;
+    conn *e = t->arg;
     for (char byte = 'x';;) {
         if (t->pc == 0) {
             if (t->n-- == 0) return STEP_END;
@@ -496,21 +490,9 @@ static enum step step_pass_on(task *t, m *mp) {
     }
 }
 
-static void pass_on(end ends[2], int64_t rounds, step_fn step) {
-    int fds[2];
-    CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds) == 0);
-    for (int i = 0; i < 2; i++) {
-        ends[i] = (end){fds[i], netpoll_open(fds[i])};
-        host_go(step, rounds, &ends[i]);
-    }
-}
-
-static void close_ends(end ends[2]) {
-    for (int i = 0; i < 2; i++) {
-        netpoll_close(ends[i].d);
-        close(ends[i].fd);
-        netpoll_free(ends[i].d);
-    }
+static void pass_on(conn ends[2], int64_t rounds, step_fn step) {
+    host_connect(ends);
+    for (int i = 0; i < 2; i++) host_go(step, rounds, &ends[i]);
 }
 
 /* Two M's and one P: the one that has no P to hope for doesn't sit in netpoll, where it would
@@ -522,13 +504,13 @@ static void an_m_without_hope_of_a_p_leaves_events_to_the_other(void) {
     host_go(step_count, 0, NULL);
     while (load_seq(&done) < 2) pause_ns(MILLISECOND);
     CHECK(load_seq(&S.nm) >= 2);
-    end ends[2];
+    conn ends[2];
     int64_t rounds = scaled(20000);
     pass_on(ends, rounds, step_pass_on);
     while (sched_live()) pause_ns(MILLISECOND);
     uint64_t in_passing = load_seq(&S.allp[0]->stat.netpoll_wakes);
     host_stop();
-    close_ends(ends);
+    host_disconnect(ends);
     fprintf(stderr, "  %llu events of %lld bytes in passing\n", (unsigned long long)in_passing,
             (long long)(2 * rounds));
     CHECK(in_passing > (uint64_t)rounds / 2);
@@ -560,14 +542,14 @@ static void an_m_that_blocks_leaves_somebody_polling(void) {
     begin(1, POLICY_GO);
     host_go(step_locked_naps, 20, NULL);
     store_seq(&passers, 2);
-    end ends[2];
+    conn ends[2];
     pass_on(ends, scaled(20000), step_pass_on_then_block); /* so that others doze off with no P idle */
     while (load_seq(&passers) || load_seq(&done) < 1 || !load_seq(&S.nnop) || !load_seq(&S.poller)) {
         if (!load_seq(&passers)) CHECK(sched_live() == 2); /* it hasn't come back from its call yet */
         pause_ns(MILLISECOND);
     }
     host_stop();
-    close_ends(ends);
+    host_disconnect(ends);
 }
 
 /* The waker is still inside its wake-up when the g, its M and the scheduler are gone. */

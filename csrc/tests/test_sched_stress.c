@@ -187,11 +187,6 @@ unlock:
 
 /* ---- sockets: one end sends what the other echoes, nothing is lost. */
 
-typedef struct conn {
-    int fd;
-    pd *d;
-} conn;
-
 static enum step step_io(task *t, m *mp) {
     (void)mp;
     conn *c = t->arg;
@@ -299,13 +294,8 @@ static void mix(uint32_t procs, uint32_t policy, int64_t ns) {
     host_start(procs, policy);
     if (with_reserve) sched_set_reserve(1);
     for (int i = 0; i < PAIRS; i++) {
-        int fds[2];
-        CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds) == 0);
-        for (int k = 0; k < 2; k++) {
-            conns[i][k] = (conn){.fd = fds[k], .d = netpoll_open(fds[k])};
-            CHECK(conns[i][k].d);
-            host_go(step_io, k, &conns[i][k]);
-        }
+        host_connect(conns[i]);
+        for (int k = 0; k < 2; k++) host_go(step_io, k, &conns[i][k]);
     }
     for (int i = 0; i < TASKS; i++) mixed[i] = go_any(step_mixed, (uint32_t)i, NULL);
     threads(4, outside);
@@ -319,12 +309,7 @@ static void mix(uint32_t procs, uint32_t policy, int64_t ns) {
         chan_free(&chans[i]);
     }
     for (int i = 0; i < LOCKS; i++) CHECK_EQ(locks[i].word, 0);
-    for (int i = 0; i < PAIRS; i++)
-        for (int k = 0; k < 2; k++) {
-            netpoll_close(conns[i][k].d);
-            close(conns[i][k].fd);
-            netpoll_free(conns[i][k].d);
-        }
+    for (int i = 0; i < PAIRS; i++) host_disconnect(conns[i]);
     CHECK_EQ(spawned, ran);
     CHECK_EQ(sent, got + left);
     CHECK_EQ(netpoll_waiters(), 0);
