@@ -89,21 +89,33 @@ static void check_order(file *f) {
     }
 }
 
+/* When the next runtime after `when` ended. Only times tell: the chunk with STOPPED, which is
+ * the shared ring's, may be in the file before the last ones of the P's. */
+static int64_t next_stop(file *f, int64_t when) {
+    int64_t next = INT64_MAX;
+    for (uint64_t i = 0; i < f->n; i++)
+        if (f->rec[i].type == TRACE_STOPPED && f->rec[i].when > when && f->rec[i].when < next)
+            next = f->rec[i].when;
+    return next;
+}
+
 /* What each P's ring says fits together by itself: one M holds it, one g runs. */
 static void check_p_rings(file *f) {
     static struct {
         bool held, running;
         uint16_t m;
         uint64_t g;
+        int64_t stop;
     } at[MAX_P];
     memset(at, 0, sizeof at);
     for (uint64_t i = 0; i < f->n; i++) {
         trace_rec *r = &f->rec[i];
-        if (f->ring[i] == TRACE_NONE) {
-            if (r->type == TRACE_STOPPED) memset(at, 0, sizeof at);
-            continue;
-        }
+        if (f->ring[i] == TRACE_NONE) continue;
         CHECK(r->p < MAX_P);
+        if (r->when > at[r->p].stop) {
+            memset(&at[r->p], 0, sizeof at[r->p]);
+            at[r->p].stop = next_stop(f, r->when);
+        }
         switch (r->type) {
         case TRACE_P_START:
             CHECK(!at[r->p].held && !at[r->p].running);
