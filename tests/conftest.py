@@ -57,6 +57,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# CPython without a GIL crashes when the first gc callback is added while another thread collects
+# (gc_free_threading.c, invoke_gc_callback, makes `info` only if there is one). Hypothesis adds its
+# own in its first test, amid the stress suite's collector: so there is always one from here on.
+gc.callbacks.append(lambda phase, info: None)
+
+
 def _set_deadline(test: str, seconds: float | None) -> None:
     global _until, _test
     _test = test
