@@ -192,10 +192,9 @@ class HungerGuard:
 
     def stop(self) -> None:
         """Stop watching, end relief, and let everything in. Nothing if it wasn't started."""
-        thread, self._thread = self._thread, None
+        thread = self._thread
         if thread is None:
             return
-        _runtime.not_at_stop(self.stop)
         _door.external(1)  # no deadlock while a G waits here
         try:
             self._stop.set()
@@ -203,6 +202,9 @@ class HungerGuard:
         finally:
             _door.external(-1)
         thread.join()
+        # Last: what a signal's handler raises may have ended it earlier, then run() calls again.
+        self._thread = None
+        _runtime.not_at_stop(self.stop)
 
     def __enter__(self) -> HungerGuard:
         self.start()

@@ -8,6 +8,7 @@ ended, when the last G has ended, or when nothing is left that could wake anybod
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import signal
@@ -19,7 +20,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 import greenlet
 
@@ -37,60 +38,79 @@ POLICIES = ("go", "global-first", "neighbour", "affine")
 
 
 class _Runtime:
-    """What one run() knows of itself."""
+    """What one run() has begun, and how it ends."""
 
-    def __init__(self, cpus: list[int] | None) -> None:
+    def __init__(self, cpus: list[int] | None, tracer: Any) -> None:
         self.cpus = cpus
-        self.eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.main: G[Any] | None = None
         self.thread = threading.current_thread()
         self.calls: deque[Callable[[], None]] = deque()  # for this thread, see in_main_thread
         self.tuner: Tuner | None = None
+        self.tracer = tracer
         self.at_stop: list[Callable[[], object]] = []
-        self.signals: tuple[socket.socket, socket.socket] | None = None
-        self.wakeup_before = -1
-        if self.thread is threading.main_thread():
-            self._watch_signals()
+        self.signals: tuple[socket.socket, ...] = ()
+        self.wakeup_before: list[int] = []
 
-    def _watch_signals(self) -> None:
+    def watch_signals(self) -> None:
         """A signal that comes just before poll(2) wouldn't interrupt it: have it write a byte."""
-        self.signals = ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        theirs.setblocking(False)
-        self.wakeup_before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        if self.thread is not threading.main_thread():
+            return
+        self.signals = socket.socketpair()
+        for end in self.signals:
+            end.setblocking(False)
+        # In one step: else what a handler raises could get between the call and the assignment,
+        # and nobody knew any more whom to give it back.
+        wake = functools.partial(signal.set_wakeup_fd, warn_on_full_buffer=False)
+        self.wakeup_before.extend(map(wake, [self.signals[1].fileno()]))
 
-    def close(self) -> None:
-        if self.signals is not None:
-            signal.set_wakeup_fd(self.wakeup_before)
-            for end in self.signals:
-                end.close()
-        os.close(self.eventfd)
-
-    def _signalled(self, signals: socket.socket) -> None:
-        numbers = signals.recv(4096)
-        if self.wakeup_before >= 0:  # whoever listened before, asyncio say, still hears it
+    def _signalled(self) -> None:
+        numbers = self.signals[0].recv(4096)
+        if self.wakeup_before[0] >= 0:  # whoever listened before, asyncio say, still hears it
             with contextlib.suppress(OSError):
-                os.write(self.wakeup_before, numbers)
+                os.write(self.wakeup_before[0], numbers)
 
     def wait(self, timeout: float | None = None) -> None:
         """Until the core has something to say, a signal came, or timeout seconds passed."""
         poll = select.poll()
-        poll.register(self.eventfd, select.POLLIN)
-        if self.signals is not None:
+        poll.register(_door.wake_fd(), select.POLLIN)
+        if self.signals:
             poll.register(self.signals[0], select.POLLIN)
         for fd, _ in poll.poll(None if timeout is None else timeout * 1000):
-            if fd == self.eventfd:
+            if fd == _door.wake_fd():
                 os.eventfd_read(fd)
-            elif self.signals is not None:
-                self._signalled(self.signals[0])
+            else:
+                self._signalled()
         while self.calls:
             self.calls.popleft()()
 
+    def finish(self) -> None:
+        """End whatever has been begun. Called until it returns: see insist in module.c.
+
+        What a signal's handler raises may end it anywhere, so each step can be done twice.
+        """
+        global _active
+        if _claim.get("runtime") is not self:
+            return
+        _drain(self)
+        while self.at_stop:
+            fn = self.at_stop[-1]
+            fn()
+            not_at_stop(fn)
+        if self.tracer is not None:
+            self.tracer.stop()
+        _door.stop()
+        _preemption_off()
+        for before in self.wakeup_before:
+            signal.set_wakeup_fd(before)
+        for end in self.signals:
+            end.close()
+        _active = None
+        _claim.pop("runtime", None)
+
 
 _active: _Runtime | None = None
+_claim: dict[str, _Runtime] = {}  # setdefault is one step: who is in there may run, and finishes
 _PATIENCE = 5.0
 _OURS = ("gmpy-m", "gmpy-guard", "gmpy-debug", "gmpy-schedtrace")  # they wake nobody who waits
-_starting = threading.Lock()
 
 
 def preemption_mechanism() -> str:
@@ -203,42 +223,33 @@ def run(
     tracer = _tracer()
     if _door.current_m() is not None:
         raise RuntimeError("run() inside a G: the runtime runs already, use go(fn, *args) instead")
-    with _starting:
-        if _active is not None:
+    runtime = _Runtime(cpus, tracer)
+    try:
+        if _claim.setdefault("runtime", runtime) is not runtime:
             raise RuntimeError(
                 "run() while another thread's run() is under way: "
                 "a process has one runtime; use go()"
             )
-        runtime = _active = _Runtime(cpus)
-    _door.set_on_m_start(_on_m_start)
-    if not given:
-        n = tune.at_least(n, reserve)
-        runtime.tuner = None if tune_seconds is None else tune.Tuner(tune_seconds)
-    # When a thread has ended, greenlet looks for a leaked reference to its main greenlet by a
-    # reference count. Without a GIL that count is wrong while a new thread, a new M say, has the
-    # ended one's id: the greenlet was freed twice (tests/test_signals.py, weakref callback).
-    greenlet._greenlet.enable_optional_cleanup(False)
-    _door.start(n, index, runtime.eventfd)
-    _door.reserve(reserve)
-    try:
+        _active = runtime
+        _door.set_on_m_start(_on_m_start)
+        if not given:
+            n = tune.at_least(n, reserve)
+            runtime.tuner = None if tune_seconds is None else tune.Tuner(tune_seconds)
+        # When a thread has ended, greenlet looks for a leaked reference to its main greenlet by a
+        # reference count. Without a GIL that count is wrong while a new thread, a new M say, has
+        # the ended one's id: the greenlet was freed twice (tests/test_signals.py, weakref
+        # callback).
+        greenlet._greenlet.enable_optional_cleanup(False)
+        runtime.watch_signals()
+        _door.start(n, index)
+        _door.reserve(reserve)
         if tracer is not None:
             tracer.start()
-        try:
-            runtime.main = _door.go(_main, main, args)
-            _wait_for_main(runtime, runtime.main)
-        finally:
-            _drain(runtime)
-        return cast(T, runtime.main.result(0))
+        g = _door.go(_main, main, args)
+        _wait_for_main(runtime, g)
+        return g.result(0)
     finally:
-        _drain(runtime)  # what a signal's handler raises may have ended the first one
-        _stop_helpers(runtime)
-        if tracer is not None:
-            tracer.stop()
-        _door.stop()
-        _preemption_off()
-        runtime.close()
-        with _starting:
-            _active = None
+        _door.insist(runtime.finish)
 
 
 def at_stop(fn: Callable[[], object]) -> None:
@@ -253,16 +264,9 @@ def at_stop(fn: Callable[[], object]) -> None:
 
 def not_at_stop(fn: Callable[[], object]) -> None:
     """Undo one at_stop(fn), if it is still to come."""
-    if _active is not None and fn in _active.at_stop:
-        _active.at_stop.remove(fn)
-
-
-def _stop_helpers(runtime: _Runtime) -> None:
-    while runtime.at_stop:
-        try:
-            runtime.at_stop.pop()()
-        except Exception:
-            traceback.print_exc()
+    if _active is not None:
+        with contextlib.suppress(ValueError):
+            _active.at_stop.remove(fn)
 
 
 def _wait_for_main(runtime: _Runtime, main: G[Any]) -> None:
@@ -426,7 +430,7 @@ def in_main_thread(fn: Callable[[], T]) -> T:
     runtime.calls.append(call)
     _door.external(1)  # no deadlock: that thread answers
     try:
-        os.eventfd_write(runtime.eventfd, 1)
+        _door.wake()
         result, exc = done.recv()
     finally:
         _door.external(-1)
@@ -494,9 +498,9 @@ def _set_up_preemption() -> None:
 
 def _after_fork_in_child() -> None:
     """The child has one thread: the runtime and its G's are the parent's."""
-    global _active, _starting
+    global _active
     _active = None
-    _starting = threading.Lock()
+    _claim.clear()
     _door.after_fork()
     _door.netpoll_forked()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import sys
 import threading
 import weakref
 
@@ -11,7 +12,7 @@ import pytest
 from support import CPUS, PATIENCE, excepthook_calls, is_parked, poll_until, run_script
 
 import gmpy_rt as rt
-from gmpy_rt import runtime
+from gmpy_rt import _door, runtime
 
 
 def test_run_returns_what_main_returns():
@@ -428,3 +429,17 @@ def test_many_runs_leave_no_thread_behind():
     for _ in range(10):
         rt.run(lambda: [rt.go(int).join() for _ in range(10)], procs=4)
     assert native_threads() <= before
+
+
+def test_what_cannot_be_finished_is_given_up_and_raised(monkeypatch):
+    # insist() calls again what a signal's handler may have ended; who always fails isn't that.
+    calls, ignored = [], []
+    monkeypatch.setattr(sys, "unraisablehook", lambda args: ignored.append(args.exc_value))
+
+    def fails():
+        calls.append(1)
+        raise KeyError(len(calls))
+
+    with pytest.raises(KeyError, match=r"^1$"):
+        _door.insist(fails)
+    assert len(calls) == 100 and len(ignored) == 99

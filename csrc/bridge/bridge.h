@@ -127,7 +127,8 @@ int pyg_init(PyObject *module);
 int pylook_init(PyObject *module);
 extern PyGetSetDef g_getset[];
 PyObject *g_repr(PyG *self);
-void pyg_run(m *mp, g *gp); /* runs a fresh G to its end */
+PyObject *take_exception(void); /* the current one, normalized; none is set then */
+void pyg_run(m *mp, g *gp);     /* runs a fresh G to its end */
 int pychan_init(PyObject *module);
 int pysync_init(PyObject *module);
 int pywait_init(PyObject *module);

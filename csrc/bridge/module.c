@@ -2,8 +2,13 @@
  * object that cffi builds (gmpy_rt._core). Loaded from there by gmpy_rt/_load.py. */
 #include "bridge.h"
 
+#include <sys/eventfd.h>
+
 PyObject *Cancelled, *ChanClosed, *DeadlockError;
-static int wake_fd = -1; /* eventfd that run() waits on */
+/* The eventfd that run() waits on. One for the process and never closed: whoever is late to
+ * write to it doesn't hit another file. */
+static int wake_fd = -1;
+static bool started;
 
 static void on_idle(void) {
     uint64_t one = 1;
@@ -12,7 +17,9 @@ static void on_idle(void) {
 
 static PyObject *door_start(PyObject *Py_UNUSED(module), PyObject *args) {
     unsigned procs, policy;
-    if (!PyArg_ParseTuple(args, "IIi", &procs, &policy, &wake_fd)) return NULL;
+    if (!PyArg_ParseTuple(args, "II", &procs, &policy)) return NULL;
+    if (wake_fd < 0) wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (wake_fd < 0) return PyErr_SetFromErrno(PyExc_OSError);
     host_ops ops = {
         .m_main = py_m_main,
         .detach = py_detach,
@@ -29,21 +36,55 @@ static PyObject *door_start(PyObject *Py_UNUSED(module), PyObject *args) {
         errno = -err;
         return PyErr_SetFromErrno(PyExc_OSError);
     }
+    started = true;
+    Py_RETURN_NONE;
+}
+
+static PyObject *door_wake_fd(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
+    return PyLong_FromLong(wake_fd);
+}
+
+static PyObject *door_wake(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
+    on_idle();
     Py_RETURN_NONE;
 }
 
 /* The runtime takes no new G's; ops.idle tells when the last has ended. */
 static PyObject *door_drain(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
+    if (!started) return PyLong_FromLong(0);
     store_seq(&S.draining, true);
     return PyLong_FromUnsignedLongLong(sched_live());
 }
 
 static PyObject *door_stop(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
-    Py_BEGIN_ALLOW_THREADS
-    sched_stop();
-    Py_END_ALLOW_THREADS
-    wake_fd = -1;
+    if (started) {
+        Py_BEGIN_ALLOW_THREADS
+        sched_stop();
+        Py_END_ALLOW_THREADS
+        started = false;
+    }
     Py_RETURN_NONE;
+}
+
+/* Calls fn() until it returns, then raises what it raised the first time, if anything.
+ *
+ * What a signal's handler raises may come out of any line that the main thread runs, also in a
+ * `finally`; but not in here. So fn, which can be called again, is done when this ends. */
+static PyObject *door_insist(PyObject *Py_UNUSED(module), PyObject *fn) {
+    PyObject *first = NULL, *r = NULL;
+    for (int tries = 0; !r && tries < 100; tries++) { /* then it isn't a signal */
+        r = PyObject_CallNoArgs(fn);
+        if (r) break;
+        if (first)
+            PyErr_WriteUnraisable(fn);
+        else
+            first = take_exception();
+    }
+    Py_XDECREF(r);
+    if (!first) Py_RETURN_NONE;
+    PyErr_SetObject((PyObject *)Py_TYPE(first), first);
+    Py_DECREF(first);
+    return NULL;
 }
 
 static PyObject *door_gomaxprocs(PyObject *Py_UNUSED(module), PyObject *arg) {
@@ -77,7 +118,9 @@ static PyObject *door_external(PyObject *Py_UNUSED(module), PyObject *arg) {
 
 static PyObject *door_after_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
     sched_after_fork();
+    if (wake_fd >= 0) close(wake_fd); /* the parent's */
     wake_fd = -1;
+    started = false;
     Py_RETURN_NONE;
 }
 
@@ -112,6 +155,9 @@ static PyMethodDef methods[] = {
     {"start", door_start, METH_VARARGS, NULL},
     {"drain", door_drain, METH_NOARGS, NULL},
     {"stop", door_stop, METH_NOARGS, NULL},
+    {"insist", door_insist, METH_O, NULL},
+    {"wake_fd", door_wake_fd, METH_NOARGS, NULL},
+    {"wake", door_wake, METH_NOARGS, NULL},
     {"gomaxprocs", door_gomaxprocs, METH_O, NULL},
     {"external", door_external, METH_O, NULL},
     {"after_fork", door_after_fork, METH_NOARGS, NULL},

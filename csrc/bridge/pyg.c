@@ -183,7 +183,7 @@ static PyObject *call(PyG *self) {
     return r;
 }
 
-static PyObject *take_exception(void) {
+PyObject *take_exception(void) {
     PyObject *type, *value, *tb;
     PyErr_Fetch(&type, &value, &tb);
     PyErr_NormalizeException(&type, &value, &tb);
