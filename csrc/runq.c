@@ -166,6 +166,11 @@ g *boundq_pop(boundq *q) {
     return gp;
 }
 
+bool boundq_cut(boundq *q) {
+    return load_seq(&q->n) != 0 && !q->own_first && !load_acquire(&q->head->next) &&
+           (q->head == &q->stub || q->head != load_acquire(&q->tail));
+}
+
 void globq_put(globq *q, qlink *first, qlink *last, uint32_t n) {
     store_relaxed(&last->next, NULL);
     mutex_lock(&q->lock);

@@ -68,6 +68,7 @@ typedef struct boundq {
 void boundq_init(boundq *q);
 void boundq_push(boundq *q, g *gp);
 g *boundq_pop(boundq *q);
+bool boundq_cut(boundq *q); /* owner: is a pusher between its two steps, and is that all? */
 static inline uint32_t boundq_len(boundq *q) { return load_seq(&q->n) + load_relaxed(&q->nown); }
 
 /* Owner only. */

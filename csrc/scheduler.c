@@ -1,5 +1,7 @@
 /* scheduler.c: becoming runnable, and what runs next. After Go's runtime/proc.go. Who sleeps
  * and wakes meanwhile: idle.c; start and stop: life.c. */
+#include <sched.h>
+
 #include "idle.h"
 #include "netpoll.h"
 
@@ -347,6 +349,12 @@ static g *find_runnable(m *mp, p *pp, int64_t *now) {
     if (poll_now(*now)) return NULL;
     if (sched_next_timer() <= *now) {
         sched_run_timers(*now);
+        return NULL;
+    }
+    if (unlikely(boundq_cut(&mp->bound))) {
+        /* For long only where the pusher's thread was preempted: it may need this very CPU. */
+        sched_yield();
+        *now = nanotime();
         return NULL;
     }
     trace_event(TRACE_SPIN, 0, 0);

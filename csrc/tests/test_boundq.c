@@ -44,6 +44,27 @@ static void own_and_others_take_turns(void) {
     CHECK(!boundq_pop(&q) && boundq_len(&q) == 0);
 }
 
+static void a_list_that_is_cut_says_so(void) {
+    for (int before = 0; before < 3; before++) {
+        fresh();
+        CHECK(!boundq_cut(&q));
+        for (int i = 0; i < before; i++) boundq_push(&q, gs[i]);
+        for (int i = 1; i < before; i++) CHECK(boundq_pop(&q) == gs[i - 1]);
+        CHECK(!boundq_cut(&q));                 /* one is left, if any */
+        store_relaxed(&gs[5]->link.next, NULL); /* a pusher's first step */
+        atomic_fetch_add(&q.n, 1);
+        qlink *prev = atomic_exchange(&q.tail, &gs[5]->link);
+        if (before) CHECK(!boundq_pop(&q)); /* it can't be separated from what comes behind */
+        CHECK(boundq_cut(&q) && !boundq_pop(&q) && boundq_len(&q) == 1 + (before > 0));
+        boundq_push_own(&q, gs[6]);
+        CHECK(!boundq_cut(&q) && boundq_pop(&q) == gs[6] && boundq_cut(&q));
+        store_release(&prev->next, &gs[5]->link); /* the second */
+        CHECK(!boundq_cut(&q));
+        if (before) CHECK(boundq_pop(&q) == gs[before - 1]);
+        CHECK(boundq_pop(&q) == gs[5] && !boundq_pop(&q) && boundq_len(&q) == 0);
+    }
+}
+
 /* ---- stress: each pusher has some g's that come back to it once popped. */
 
 enum { PUSHERS = 3, EACH = 20 };
@@ -99,6 +120,7 @@ static void no_g_is_lost_or_overtaken(void) {
 int main(void) {
     RUN(pops_in_order);
     RUN(own_and_others_take_turns);
+    RUN(a_list_that_is_cut_says_so);
     RUN(no_g_is_lost_or_overtaken);
     return 0;
 }

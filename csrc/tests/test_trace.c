@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 
 #include "host.h"
 
@@ -427,6 +428,40 @@ static void many_plain_threads_share_a_ring(void) {
     file_free(&f);
 }
 
+static enum step waits_once(task *t, m *mp) {
+    (void)mp;
+    if (t->pc++) return STEP_END;
+    wait_begin(&t->gp->parker);
+    return STEP_PARK;
+}
+
+/* A thread that makes a g runnable is preempted between the two steps of boundq_push (a busy
+ * machine, seldom). The M looked for what it knew to be there as fast as it could, kept the
+ * thread from its CPU, and filled the trace with 300,000 events in 20 ms. */
+static void an_m_that_waits_for_a_pusher_does_not_fill_the_trace(void) {
+    int fd = start_trace(0);
+    host_start(1, POLICY_GO);
+    g *gp = host_go(waits_once, 0, NULL)->gp;
+    while (g_status(gp) != G_WAITING) sched_yield();
+    m *mp = load_relaxed(&gp->m);
+    CHECK(parker_claim_any(&gp->parker, WAKE_OK)); /* as sched_ready, */
+    store_relaxed(&gp->ready_at, nanotime());
+    g_move(gp, G_WAITING, G_RUNNABLE);
+    store_relaxed(&gp->link.next, NULL);
+    atomic_fetch_add(&mp->bound.n, 1);
+    qlink *prev = atomic_exchange(&mp->bound.tail, &gp->link);
+    host_go(end_at_once, 0, NULL); /* wakes the M */
+    pause_ns(20 * MILLISECOND);
+    store_release(&prev->next, &gp->link);
+    host_stop();
+    file f = stop_trace(fd);
+    CHECK_EQ(f.sum.lost, 0);
+    check_p_rings(&f);
+    CHECK_EQ(count(&f, TRACE_END), 2);
+    CHECK(count(&f, TRACE_SPIN) < 100);
+    file_free(&f);
+}
+
 int main(void) {
     RUN(a_g_is_created_runs_yields_and_ends);
     RUN(every_ready_has_its_run);
@@ -439,5 +474,6 @@ int main(void) {
     RUN(a_trace_outlives_runtimes);
     RUN(stress);
     RUN(many_plain_threads_share_a_ring);
+    RUN(an_m_that_waits_for_a_pusher_does_not_fill_the_trace);
     return 0;
 }
