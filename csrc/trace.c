@@ -197,11 +197,13 @@ static void drain(void) {
 }
 
 static void *drainer_main(void *arg) {
+    cpu_set_t cpus; /* not the one CPU to which the M that starts the trace may be pinned */
+    if (arg && sched_getaffinity(getpid(), sizeof cpus, &cpus) == 0) sched_setaffinity(0, sizeof cpus, &cpus);
     while (!load_acquire(&T.stopping)) {
         drain();
         note_sleep(&T.note, nanotime() + DRAIN_EVERY);
     }
-    return arg;
+    return NULL;
 }
 
 /* ---------------------------------------------------------------- start and stop */
@@ -279,7 +281,7 @@ int trace_start(int fd, uint32_t limit) {
             store_relaxed(&r->lost, 0);
             r->told = 0;
         }
-        err = pthread_create(&T.drainer, NULL, drainer_main, NULL);
+        err = pthread_create(&T.drainer, NULL, drainer_main, sched_self);
     }
     if (!err) {
         T.active = true;

@@ -40,6 +40,7 @@ from . import _load as _load
 from ._door import Chan
 from ._profile_proto import Profile, encode
 from ._profile_samples import IDLE, TYPES, difference, folded, samples
+from .runtime import unpin
 
 if TYPE_CHECKING:
     from ._profile_samples import Read
@@ -67,6 +68,7 @@ class _Sampler:
     def _loop(self) -> None:
         error = None
         try:
+            unpin()
             # Irregular: at the pace of the time slices one would see the same slices again and
             # again.
             while self.profile.tick(random.uniform(0.5, 1.5) / self.hz):

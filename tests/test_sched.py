@@ -149,23 +149,30 @@ def test_ms_run_on_the_cpus_they_are_pinned_to(affinity):
 
 
 @pytest.mark.skipif(len(CPUS) < 2, reason="with one CPU every thread is pinned to it")
-def test_threads_of_the_runtime_are_not_pinned_with_the_m_that_starts_them():
-    from gmpy_rt import debug
+def test_threads_of_the_runtime_are_not_pinned_with_the_m_that_starts_them(tmp_path):
+    from gmpy_rt import debug, pprof, trace
     from gmpy_rt.guard import HungerGuard
 
-    def allowed(name):
-        ids = [t.native_id for t in threading.enumerate() if t.name.startswith(name)]
-        return [sorted(os.sched_getaffinity(i)) for i in ids]
+    def pinned_too():
+        ids = {int(name) for name in os.listdir("/proc/self/task")}
+        ids -= {t.native_id for t in threading.enumerate() if t.name.startswith("gmpy-m")}
+        return [i for i in ids if sorted(os.sched_getaffinity(i)) != CPUS]
 
     def main():
+
         assert sorted(os.sched_getaffinity(0)) == CPUS[-1:]
         # A new thread of the pool: those that it has from before are busy.
         busy = [rt.go(rt.blocking, time.sleep, 0.1) for _ in range(40)]
         calls = [rt.go(rt.blocking, os.sched_getaffinity, 0) for _ in range(10)]
         assert all(sorted(g.result(PATIENCE)) == CPUS for g in calls)
+        threads = len(os.listdir("/proc/self/task"))
+        trace.start(tmp_path / "trace.json")  # its drainer
+        pprof.start_cpu()  # its sampler
         with debug.serve("127.0.0.1:0"), HungerGuard():
-            poll_until(lambda: allowed("gmpy-debug-serve") == [CPUS])
-            poll_until(lambda: allowed("gmpy-guard") == [CPUS])
+            poll_until(lambda: len(os.listdir("/proc/self/task")) >= threads + 4)
+            poll_until(lambda: not pinned_too())
+        pprof.stop_cpu()
+        trace.stop()
         for g in busy:
             g.result(PATIENCE)
 
