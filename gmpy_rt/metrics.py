@@ -60,6 +60,10 @@ class Histogram:
         """How many values lie in buckets that begin at `seconds` or above."""
         return sum(c for c, low in zip(self.counts, self.buckets, strict=False) if low >= seconds)
 
+    def __repr__(self) -> str:
+        p50, p99 = self.quantile(0.5), self.quantile(0.99)
+        return f"<Histogram: {self.total} values, p50 {p50:g} s, p99 {p99:g} s>"
+
 
 Value = int | float | Histogram
 

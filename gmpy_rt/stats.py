@@ -36,6 +36,10 @@ class Histogram:
                 return min(upper, self.max) / 1e9
         return 0.0
 
+    def __repr__(self) -> str:
+        p50, p99 = self.quantile(0.5), self.quantile(0.99)
+        return f"<Histogram: {self.total} values, p50 {p50:g} s, p99 {p99:g} s>"
+
 
 @dataclass(frozen=True, slots=True)
 class PStats:

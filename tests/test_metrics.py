@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 import random
+import re
 import threading
 import time
 
@@ -349,6 +350,18 @@ def test_the_text_format_has_every_metric():
         if line.startswith("gmpy_sched_latencies_seconds_bucket")
     ]
     assert buckets == sorted(buckets) and buckets[-1] >= 51
+
+
+def test_a_snapshot_can_be_read_by_people():
+    # With every bucket of every P's histogram it was 20,000 characters long.
+    def main():
+        for g in [rt.go(int) for _ in range(10)]:
+            g.join()
+        return repr(rt.stats()), repr(metrics.read("/sched/latencies:seconds"))
+
+    for text in rt.run(main, procs=1):
+        assert len(text) < 2000
+        assert re.search(r"<Histogram: \d+ values, p50 [\d.e-]+ s, p99 [\d.e-]+ s>", text), text
 
 
 def test_cumulative_buckets_are_exact():
