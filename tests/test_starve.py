@@ -86,7 +86,9 @@ def test_a_run_tells_all_and_loses_no_g(name: str) -> None:
     assert {"steals", "preemptions", "retakes_undeclared", "handoffs"} <= set(record["counters"])
     assert record["peaks"]["threads"] >= 1
     timeline = record["timeline"]
-    assert timeline["looks"] >= 2 and timeline["segments"]
+    assert timeline["looks"] >= 2
+    # On a busy machine the watcher may get no CPU while there is something to see; it says so.
+    assert timeline["segments"] or timeline["holes"]
     for p, start, end, m in timeline["segments"]:
         assert 0 <= p < 2 and m >= 0 and 0 <= start <= end <= timeline["seconds"] + 0.001
 
