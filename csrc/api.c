@@ -240,7 +240,7 @@ void gmpy_stat_read(gmpy_stat *out, int walk) {
     out->created = load_relaxed(&S.created_outside);
     out->globq = globq_len(&S.globq);
     out->latq = globq_len(&S.latq);
-    out->external = load_relaxed(&S.external);
+    out->external = sched_externals();
     out->poll_ns = not_less(&S.polled_seen, span_read(&S.polled));
     uint32_t holding = 0;
     for (uint32_t i = 0; i < S.maxp; i++) {

@@ -75,12 +75,25 @@ bool sched_all_idle(void) {
     return load_seq(&S.nnop) == 0;
 }
 
+/* Not in S: a call may outlive the runtime in which it was made, and end in the next one. */
+static _Atomic uint32_t external;
+
+uint32_t sched_externals(void) { return load_relaxed(&external); }
+
+void sched_external(int32_t by) {
+    /* The g that the call woke may have parked for good before this count fell: then its M saw a
+     * call under way, and nobody else looks again. */
+    if (atomic_fetch_add(&external, (uint32_t)by) + (uint32_t)by || !sched_look()) return;
+    if (sched_deadlocked()) S.ops.idle();
+    sched_look_end();
+}
+
 bool sched_deadlocked(void) {
     mutex_lock(&S.lock);
     /* In this order: a timer that fires, an event that is dispatched and a plain thread's
      * go() count until the g is in a queue. */
     bool dead = sched_all_idle() && globq_len(&S.globq) == 0 && globq_len(&S.latq) == 0 &&
-                load_seq(&S.external) == 0 && netpoll_waiters() == 0 && sched_next_timer() == INT64_MAX &&
+                load_seq(&external) == 0 && netpoll_waiters() == 0 && sched_next_timer() == INT64_MAX &&
                 sched_live() > 0 && load_seq(&S.visitors) == 0;
     for (uint32_t i = 0; dead && i < S.maxp; i++)
         dead = load_seq(&load_relaxed(&S.allp[i])->timers.firing) == 0 &&
@@ -233,6 +246,7 @@ void sched_after_fork(void) {
     S = (sched){.idlep = NULL};
     store_relaxed(&S.next_id, 1);
     store_relaxed(&lookers, 0);
+    store_relaxed(&external, 0);
     store_relaxed(&may_look, false);
     sched_self = NULL;
 }

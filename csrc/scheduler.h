@@ -154,7 +154,6 @@ typedef struct sched {
     _Atomic uint32_t maxp; /* P's ever made */
     _Atomic(m *) allm[MAX_M];
     _Atomic uint32_t visitors; /* threads that sched_stop waits for: see visit */
-    _Atomic uint32_t external; /* blocking calls under way: they will wake somebody */
     _Atomic uint64_t created_outside, ended_outside;
     _Atomic bool running;
     _Atomic bool draining; /* the host waits for the last g: ops.idle tells it */
@@ -190,6 +189,9 @@ uint32_t sched_set_procs(uint32_t n);   /* at least one open P stays. Returns wh
 uint32_t sched_set_reserve(uint32_t n); /* at most procs - 1. Returns what it was */
 uint64_t sched_live(void);              /* g's that were made and haven't ended */
 bool sched_deadlocked(void);
+/* Calls under way outside, which will wake somebody: by 1 before, by -1 afterwards. Any thread. */
+void sched_external(int32_t by);
+uint32_t sched_externals(void);
 bool sched_all_idle(void); /* no P runs, and no M came off its P */
 
 /* ---- the core's door: an M calls these around everything below. */

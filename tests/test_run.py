@@ -431,6 +431,36 @@ def test_many_runs_leave_no_thread_behind():
     assert native_threads() <= before
 
 
+def test_a_call_that_outlives_its_run_hides_no_deadlock_in_a_later_one():
+    # It was counted in one run and taken off in the next, whose count of calls was then below
+    # zero for good: somebody out there seemed to be about to wake a G.
+    done = run_script(
+        """
+        import threading
+        from gmpy_rt.blocking import is_idle_worker
+        go_on = threading.Event()
+        def gives_up():
+            g = go(rt.blocking, go_on.wait, 30)
+            rt.sleep(0.01)
+            g.cancel()
+            g.join()
+        run(gives_up)
+        def later():
+            go_on.set()
+            workers = [t for t in threading.enumerate() if t.name.startswith("gmpy-blocking")]
+            while not all(map(is_idle_worker, workers)):
+                rt.sleep(0.001)
+            rt.Chan().recv()
+        try:
+            run(later)
+        except rt.DeadlockError:
+            print(len([t for t in threading.enumerate() if "blocking" in t.name]), "found")
+        """,
+        timeout=20,
+    )
+    assert done.words == ["1", "found"]
+
+
 def test_what_cannot_be_finished_is_given_up_and_raised(monkeypatch):
     # insist() calls again what a signal's handler may have ended; who always fails isn't that.
     calls, ignored = [], []

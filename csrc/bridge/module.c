@@ -110,9 +110,7 @@ static PyObject *door_reserve(PyObject *Py_UNUSED(module), PyObject *arg) {
 static PyObject *door_external(PyObject *Py_UNUSED(module), PyObject *arg) {
     long by = PyLong_AsLong(arg);
     if (by == -1 && PyErr_Occurred()) return NULL;
-    /* The G that the last call woke may have parked for good before this count fell: then
-     * its M saw a call under way, and nobody else looks again. */
-    if (atomic_fetch_add(&S.external, (uint32_t)by) + (uint32_t)by == 0 && sched_deadlocked()) on_idle();
+    sched_external((int32_t)by);
     Py_RETURN_NONE;
 }
 
