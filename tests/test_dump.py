@@ -118,7 +118,9 @@ def test_sigquit_prints_a_dump_and_the_program_goes_on():
         def waiter():
             rt.Chan().recv()
         def main():
-            go(waiter)
+            g = go(waiter)
+            while not g.waiting:
+                rt.sleep(0.001)
             rt.dump_on_signal()
             os.kill(os.getpid(), signal.SIGQUIT)
             rt.sleep(0.2)
