@@ -266,6 +266,8 @@ int gmpy_policy_by_name(const char *name) { return policy_by_name(name); }
 const char *gmpy_policy_name(uint32_t policy) { return policy_name(policy); }
 int gmpy_deadlocked(void) { return sched_deadlocked(); }
 
+const char *gmpy_left_told(void) { return sched_left_told(); }
+
 void gmpy_tune(int64_t spin_ns, int64_t steal_grace_ns) {
     if (spin_ns >= 0) store_relaxed(&S.spin_ns, spin_ns);
     if (steal_grace_ns >= 0) store_relaxed(&S.steal_grace_ns, steal_grace_ns);

@@ -1,6 +1,7 @@
 /* idle.c: who sleeps, who is woken, and who gets the P. The protocol stands in scheduler.h. */
 #include "idle.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -287,6 +288,50 @@ void need_p(m *mp) {
     bool polling = give(mp, pp);
     mutex_unlock(&S.lock);
     wake_m(mp, polling);
+}
+
+/* ---------------------------------------------------------------- left behind */
+
+static char left_told[256]; /* under sched.lock; of the first time */
+
+const char *sched_left_told(void) { return left_told; }
+
+static bool is_left(m *mp) {
+    return mp && !mp->nextp && (mp->state == M_IDLE || mp->state == M_WANTP) && boundq_len(&mp->bound);
+}
+
+static void tell_left(m *mp) {
+    p *pp = S.idlep;
+    snprintf(left_told, sizeof left_told,
+             "M%u: state %d, token %d, listed %d, polling %d, bound %u; %u P's idle, P%d first; poller %d, "
+             "spinning %u, global %u",
+             mp ? mp->id : 0, mp ? (int)mp->state : -1, mp && load_relaxed(&mp->token_queued),
+             mp && mp->idle_listed, mp && mp->polling, mp ? boundq_len(&mp->bound) : 0,
+             load_relaxed(&S.nidlep), pp ? (int)pp->id : -1, load_relaxed(&S.poller) != NULL,
+             load_relaxed(&S.nspinning), globq_len(&S.globq));
+}
+
+bool sched_left_behind(bool rescue) {
+    bool fresh = fresh_anywhere() || globq_len(&S.latq), found = fresh;
+    for (uint32_t i = 0; i < load_relaxed(&S.nm) && i < MAX_M; i++) {
+        m *mp = load_acquire(&S.allm[i]);
+        mutex_lock(&S.lock);
+        bool left = is_left(mp);
+        if (left && rescue) {
+            if (!left_told[0]) tell_left(mp);
+            mp->state = M_IDLE; /* a token that is in the queue finds it served */
+        }
+        mutex_unlock(&S.lock);
+        if (left && rescue) need_p(mp);
+        found |= left;
+    }
+    if (fresh && rescue) {
+        mutex_lock(&S.lock);
+        if (!left_told[0]) tell_left(NULL);
+        mutex_unlock(&S.lock);
+        look_again();
+    }
+    return found;
 }
 
 /* ---------------------------------------------------------------- sleeping */

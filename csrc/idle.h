@@ -23,6 +23,8 @@ void need_p(m *mp);                          /* mp has a runnable g and, a momen
 /* Releases the P; returns with one, or stopping. leave: there is work that it could do, for
  * others; else it is for mp's like, and they looked. */
 void stopm(m *mp, bool leave);
+/* Is there a g that could run, though every P is idle? rescue: then somebody runs it. See sysmon.c. */
+bool sched_left_behind(bool rescue);
 void serve_token(m *mp, m *to); /* hands mp's P to the M whose token was dequeued */
 
 void give_away(p *pp); /* what waits in its runq, to all; the caller owns it */

@@ -189,6 +189,8 @@ uint32_t sched_set_procs(uint32_t n);   /* at least one open P stays. Returns wh
 uint32_t sched_set_reserve(uint32_t n); /* at most procs - 1. Returns what it was */
 uint64_t sched_live(void);              /* g's that were made and haven't ended */
 bool sched_deadlocked(void);
+/* What was first left behind by a lost wake-up, in this process; "" if nothing ever was. */
+const char *sched_left_told(void);
 /* Calls under way outside, which will wake somebody: by 1 before, by -1 afterwards. Any thread. */
 void sched_external(int32_t by);
 uint32_t sched_externals(void);

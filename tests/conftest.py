@@ -100,5 +100,8 @@ def no_runtime_left() -> Iterator[None]:
     """A test that leaves its runtime running spoils all that follow."""
     yield
     from gmpy_rt import runtime
+    from gmpy_rt._core import ffi, lib
 
     assert runtime._active is None, "run() is still under way"
+    left = ffi.string(lib.gmpy_left_told()).decode()
+    assert not left, f"a lost wake-up, here or in an earlier test: {left}"

@@ -5,6 +5,7 @@
 
 _Atomic uint64_t host_steps, host_idles, host_preempts;
 bool host_spin = true;
+bool host_left_behind;
 bool host_reserve_stays;
 
 static note all_ended;
@@ -103,6 +104,7 @@ void host_stop(void) {
     store_seq(&S.draining, true);
     while (sched_live() != 0) note_sleep(&all_ended, 0);
     sched_stop();
+    if (!host_left_behind && sched_left_told()[0]) check_failed("a lost wake-up", 0, sched_left_told());
     check_dump = NULL;
     for (task *t = atomic_exchange(&tasks, NULL), *next; t; t = next) {
         CHECK(load_relaxed(&t->ended) == 1);

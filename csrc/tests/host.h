@@ -77,6 +77,7 @@ void host_disconnect(conn ends[2]);
 
 extern _Atomic uint64_t host_steps, host_idles, host_preempts;
 extern bool host_spin;
+extern bool host_left_behind;   /* a test that loses a wake-up */
 extern bool host_reserve_stays; /* nobody changes the reserve: reserved P's are checked, too */
 
 #endif

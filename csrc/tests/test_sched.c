@@ -688,6 +688,38 @@ static void a_wakeup_under_way_is_no_deadlock(void) {
     }
 }
 
+static enum step waits_once(task *t, m *mp) {
+    (void)mp;
+    if (t->pc++) return STEP_END;
+    wait_begin(&t->gp->parker);
+    return STEP_PARK;
+}
+
+/* Somebody puts a g into its M's queue and doesn't wake the M, or its token is forgotten. */
+static void a_lost_wakeup_is_made_up_for_and_told(void) {
+    CHECK(!sched_left_told()[0]);
+    host_left_behind = true;
+    for (int token = 0; token < 2; token++) {
+        begin(2, POLICY_GO);
+        g *gp = host_go(waits_once, 0, NULL)->gp;
+        while (g_status(gp) != G_WAITING || !sched_all_idle()) sched_yield();
+        m *mp = load_relaxed(&gp->m);
+        CHECK(parker_claim_any(&gp->parker, WAKE_OK));
+        store_relaxed(&gp->ready_at, nanotime());
+        g_move(gp, G_WAITING, G_RUNNABLE);
+        boundq_push(&mp->bound, gp);
+        if (token) {
+            mutex_lock(&S.lock);
+            mp->state = M_WANTP;
+            mutex_unlock(&S.lock);
+        }
+        int64_t since = nanotime();
+        host_stop();
+        CHECK(nanotime() - since >= 100 * MILLISECOND); /* not as long as somebody may be about to */
+    }
+    CHECK(strstr(sched_left_told(), "bound 1; 2 P's idle"));
+}
+
 int main(void) {
     RUN(every_fresh_g_runs_once);
     RUN(overflowing_rings_lose_nothing);
@@ -718,5 +750,6 @@ int main(void) {
     RUN(a_deadlock_is_told);
     RUN(a_wakeup_under_way_is_no_deadlock);
     RUN(stopping_waits_for_who_looks);
+    RUN(a_lost_wakeup_is_made_up_for_and_told); /* last: from here on it is told */
     return 0;
 }
