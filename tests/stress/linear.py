@@ -23,6 +23,10 @@ from typing import Any, Protocol
 import gmpy_rt as rt
 from gmpy_rt import queue
 
+# No Cancelled between what an operation did and its note: on a busy machine, where G's are
+# preempted, one came there, and a value that had been received seemed to be lost.
+__gmpy_atomic__ = True
+
 NAMES: dict[type[BaseException], str] = {
     rt.ChanClosed: "closed",
     rt.Cancelled: "cancelled",
