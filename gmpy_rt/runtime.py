@@ -47,16 +47,20 @@ class _Runtime:
         self.tuner: Tuner | None = None
         self.tracer = tracer
         self.at_stop: list[Callable[[], object]] = []
-        self.signals: tuple[socket.socket, ...] = ()
+        self.signals: list[socket.socket] = []
         self.wakeup_before: list[int] = []
 
     def watch_signals(self) -> None:
         """A signal that comes just before poll(2) wouldn't interrupt it: have it write a byte."""
         if self.thread is not threading.main_thread():
             return
-        self.signals = socket.socketpair()
-        for end in self.signals:
+        if len(_pair) < 2:
+            _pair[:] = socket.socketpair()
+        for end in _pair:
             end.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            _pair[0].recv(4096)  # what the last run didn't come to read
+        self.signals = _pair
         # In one step: else what a handler raises could get between the call and the assignment,
         # and nobody knew any more whom to give it back.
         wake = functools.partial(signal.set_wakeup_fd, warn_on_full_buffer=False)
@@ -101,14 +105,15 @@ class _Runtime:
         _preemption_off()
         for before in self.wakeup_before:
             signal.set_wakeup_fd(before)
-        for end in self.signals:
-            end.close()
         _active = None
         _claim.pop("runtime", None)
 
 
 _active: _Runtime | None = None
 _claim: dict[str, _Runtime] = {}  # setdefault is one step: who is in there may run, and finishes
+# For signals, see watch_signals. Kept from run to run: a handler that raises inside of socketpair()
+# costs its file descriptors.
+_pair: list[socket.socket] = []
 _PATIENCE = 5.0
 _OURS = ("gmpy-m", "gmpy-guard", "gmpy-debug", "gmpy-schedtrace")  # they wake nobody who waits
 
@@ -501,6 +506,7 @@ def _after_fork_in_child() -> None:
     global _active
     _active = None
     _claim.clear()
+    _pair.clear()  # the parent reads from those
     _door.after_fork()
     _door.netpoll_forked()
 
