@@ -12,7 +12,6 @@ import functools
 import os
 import select
 import signal
-import socket
 import sys
 import sysconfig
 import threading
@@ -47,27 +46,25 @@ class _Runtime:
         self.tuner: Tuner | None = None
         self.tracer = tracer
         self.at_stop: list[Callable[[], object]] = []
-        self.signals: list[socket.socket] = []
+        self.signals: list[int] = []
         self.wakeup_before: list[int] = []
 
     def watch_signals(self) -> None:
         """A signal that comes just before poll(2) wouldn't interrupt it: have it write a byte."""
         if self.thread is not threading.main_thread():
             return
-        if len(_pair) < 2:
-            _pair[:] = socket.socketpair()
-        for end in _pair:
-            end.setblocking(False)
+        if not _pipe:
+            _pipe.extend(os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
         with contextlib.suppress(BlockingIOError):
-            _pair[0].recv(4096)  # what the last run didn't come to read
-        self.signals = _pair
+            os.read(_pipe[0], 4096)  # what the last run didn't come to read
+        self.signals = _pipe
         # In one step: else what a handler raises could get between the call and the assignment,
         # and nobody knew any more whom to give it back.
         wake = functools.partial(signal.set_wakeup_fd, warn_on_full_buffer=False)
-        self.wakeup_before.extend(map(wake, [self.signals[1].fileno()]))
+        self.wakeup_before.extend(map(wake, self.signals[1:]))
 
     def _signalled(self) -> None:
-        numbers = self.signals[0].recv(4096)
+        numbers = os.read(self.signals[0], 4096)
         if self.wakeup_before[0] >= 0:  # whoever listened before, asyncio say, still hears it
             with contextlib.suppress(OSError):
                 os.write(self.wakeup_before[0], numbers)
@@ -111,9 +108,9 @@ class _Runtime:
 
 _active: _Runtime | None = None
 _claim: dict[str, _Runtime] = {}  # setdefault is one step: who is in there may run, and finishes
-# For signals, see watch_signals. Kept from run to run: a handler that raises inside of socketpair()
-# costs its file descriptors.
-_pair: list[socket.socket] = []
+# For signals, see watch_signals: to read, to write. Kept from run to run: what a handler raises
+# where it is made costs two file descriptors.
+_pipe: list[int] = []
 _PATIENCE = 5.0
 _OURS = ("gmpy-m", "gmpy-guard", "gmpy-debug", "gmpy-schedtrace")  # they wake nobody who waits
 
@@ -506,7 +503,8 @@ def _after_fork_in_child() -> None:
     global _active
     _active = None
     _claim.clear()
-    _pair.clear()  # the parent reads from those
+    while _pipe:  # the parent's
+        os.close(_pipe.pop())
     _door.after_fork()
     _door.netpoll_forked()
 

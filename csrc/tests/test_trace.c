@@ -442,7 +442,7 @@ static void an_m_that_waits_for_a_pusher_does_not_fill_the_trace(void) {
     int fd = start_trace(0);
     host_start(1, POLICY_GO);
     g *gp = host_go(waits_once, 0, NULL)->gp;
-    while (g_status(gp) != G_WAITING) sched_yield();
+    while (g_status(gp) != G_WAITING || !sched_all_idle()) sched_yield();
     m *mp = load_relaxed(&gp->m);
     CHECK(parker_claim_any(&gp->parker, WAKE_OK)); /* as sched_ready, */
     store_relaxed(&gp->ready_at, nanotime());
