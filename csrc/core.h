@@ -21,6 +21,7 @@
 #define CACHE_LINE 64
 #define likely(x) __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
+#define out_of_line __attribute__((noinline))
 
 #define containerof(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 

@@ -51,39 +51,38 @@ static int parse_timeout(PyObject *const *args, Py_ssize_t nargs, PyObject *kwna
     return 0;
 }
 
-static int send_value(PyChan *self, PyObject *value, PyObject *timeout) {
-    enum chan_result r = chan_send(&self->c, Py_NewRef(value), NULL, NULL);
+/* 0, or -1 with an exception set; the channel was full. Steals value. */
+static out_of_line int send_slowly(PyChan *self, PyObject *value, PyObject *timeout) {
+    int64_t deadline = timeout ? deadline_from(timeout) : 0;
+    if (deadline == -1) goto fail;
+    if (deadline == -2) goto timed_out;
+    seat s;
+    if (seat_take(&s) < 0) goto fail;
+    enum chan_result r = chan_send(&self->c, value, s.parker, s.waiter);
     if (r == CHAN_DONE) return 0;
-    int64_t deadline = 0;
-    if (r == CHAN_FULL && timeout) {
-        deadline = deadline_from(timeout);
-        if (deadline == -1) goto fail;
-        if (deadline == -2) goto timed_out;
+    if (r == CHAN_PARKED) {
+        int why = park(&s, deadline, WAIT_CHAN_SEND);
+        if (why != WAKE_OK) chan_unwait(&self->c, s.waiter, true);
+        s.waiter->val = NULL;
+        if (why == PARK_ERROR) goto fail;
+        if (why != WAKE_OK) goto timed_out;
+        if (s.waiter->ok) return 0;
     }
-    if (r == CHAN_FULL) {
-        seat s;
-        if (seat_take(&s) < 0) goto fail;
-        r = chan_send(&self->c, value, s.parker, s.waiter);
-        if (r == CHAN_DONE) return 0;
-        if (r == CHAN_PARKED) {
-            int why = park(&s, deadline, WAIT_CHAN_SEND);
-            if (why != WAKE_OK) {
-                chan_unwait(&self->c, s.waiter, true);
-                s.waiter->val = NULL;
-                if (why == PARK_ERROR) goto fail;
-                goto timed_out;
-            }
-            s.waiter->val = NULL;
-            if (s.waiter->ok) return 0;
-        }
-    }
-    Py_DECREF(value);
     closed_error("send on");
-    return -1;
+    goto fail;
 timed_out:
     PyErr_Format(PyExc_TimeoutError, "send: nobody received within %S s", timeout);
 fail:
     Py_DECREF(value);
+    return -1;
+}
+
+static inline int send_value(PyChan *self, PyObject *value, PyObject *timeout) {
+    enum chan_result r = chan_send(&self->c, Py_NewRef(value), NULL, NULL);
+    if (r == CHAN_DONE) return 0;
+    if (r == CHAN_FULL) return send_slowly(self, value, timeout);
+    Py_DECREF(value);
+    closed_error("send on");
     return -1;
 }
 
@@ -111,17 +110,14 @@ static PyObject *pair(PyObject *first, PyObject *second) {
 }
 
 /* New reference; NULL without an exception: closed. */
-static PyObject *recv_value(PyChan *self, PyObject *timeout) {
+static out_of_line PyObject *recv_slowly(PyChan *self, PyObject *timeout) {
     void *value = NULL;
-    enum chan_result r = chan_recv(&self->c, &value, NULL, NULL);
-    if (r == CHAN_DONE) return value;
-    if (r == CHAN_CLOSED) return NULL;
     int64_t deadline = timeout ? deadline_from(timeout) : 0;
     if (deadline == -1) return NULL;
     if (deadline == -2) goto timed_out;
     seat s;
     if (seat_take(&s) < 0) return NULL;
-    r = chan_recv(&self->c, &value, s.parker, s.waiter);
+    enum chan_result r = chan_recv(&self->c, &value, s.parker, s.waiter);
     if (r == CHAN_DONE) return value;
     if (r == CHAN_CLOSED) return NULL;
     int why = park(&s, deadline, WAIT_CHAN_RECV);
@@ -135,6 +131,13 @@ static PyObject *recv_value(PyChan *self, PyObject *timeout) {
 timed_out:
     PyErr_Format(PyExc_TimeoutError, "recv: nothing was sent within %S s", timeout);
     return NULL;
+}
+
+static inline PyObject *recv_value(PyChan *self, PyObject *timeout) {
+    void *value = NULL;
+    enum chan_result r = chan_recv(&self->c, &value, NULL, NULL);
+    if (r == CHAN_DONE) return value;
+    return r == CHAN_CLOSED ? NULL : recv_slowly(self, timeout);
 }
 
 static PyObject *chan_py_recv(PyChan *self, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
@@ -301,35 +304,77 @@ static inline int select_two(PyObject *const *args, uint64_t *rand, void **value
     return -1;
 }
 
-/* The whole way, with memory for waiters: tries again, then waits unless `wait` is false; -1:
- * no case was ready, in time. -2: an exception. */
-static int select_slowly(chan_case *cases, uint32_t n, bool wait, int64_t deadline, uint64_t *rand,
-                         bool *closed) {
-    seat s;
-    if (wait && seat_take(&s) < 0) return -2;
-    char *block = PyMem_Calloc(n ? n : 1, sizeof(waiter) + 2 * sizeof(uint32_t));
-    if (!block) {
+/* Tries up to FEW cases without memory for waiters. What the cases are must be told anew
+ * afterwards: they would be copied with every switch, were they kept in a frame that waits. */
+static out_of_line PyObject *select_few(PyObject *const *args, uint32_t n, uint64_t *rand) {
+    chan_case cases[FEW];
+    bool closed = false;
+    for (uint32_t i = 0; i < n; i++)
+        if (fill_case(&cases[i], args[i]) < 0) return NULL;
+    int done = select_quick(cases, n, rand, &closed);
+    return done < 0 ? NULL : select_result(done, cases[done].sending, closed, cases[done].val);
+}
+
+/* A select that may wait: on the heap, as are the waiters that others see. */
+typedef struct {
+    seat seat;
+    chan_case *cases;
+    uint32_t n;
+    int done; /* the case that was done, or -1 */
+    bool closed;
+    waiter waiters[];
+} select_wait;
+
+/* Tries once more and, if `wait`, begins the wait. NULL with an exception set. */
+static out_of_line select_wait *select_begin(PyObject *const *args, uint32_t n, bool wait, uint64_t *rand) {
+    size_t size = sizeof(select_wait) + n * (sizeof(waiter) + sizeof(chan_case) + 2 * sizeof(uint32_t));
+    select_wait *b = PyMem_Calloc(1, size);
+    if (!b) {
         PyErr_NoMemory();
-        return -2;
+        return NULL;
     }
-    for (uint32_t i = 0; i < n; i++) cases[i].w = (waiter *)block + i;
-    select_own(cases, n);
-    uint32_t *order = (uint32_t *)(block + n * sizeof(waiter));
-    int done = select_try(cases, n, wait ? s.parker : NULL, order, rand, closed);
-    if (done < 0 && wait) {
-        int why = park(&s, deadline, WAIT_SELECT);
-        waiter *hit = why == WAKE_OK ? s.parker->hit : NULL;
-        select_done(cases, n);
-        if (hit) {
-            done = (int)hit->index;
-            *closed = !hit->ok;
-            if (!cases[done].sending) cases[done].val = hit->val;
-        } else if (why == PARK_ERROR)
-            done = -2;
+    b->n = n;
+    b->cases = (chan_case *)(b->waiters + n);
+    bool ok = !wait || seat_take(&b->seat) == 0;
+    for (uint32_t i = 0; ok && i < n; i++) {
+        ok = fill_case(&b->cases[i], args[i]) == 0;
+        b->cases[i].w = &b->waiters[i];
     }
-    select_unsent(cases, n, done >= 0 && !*closed ? done : -1);
-    PyMem_Free(block);
-    return done;
+    if (!ok) {
+        PyMem_Free(b);
+        return NULL;
+    }
+    select_own(b->cases, n);
+    uint32_t *order = (uint32_t *)(b->cases + n);
+    b->done = select_try(b->cases, n, wait ? b->seat.parker : NULL, order, rand, &b->closed);
+    return b;
+}
+
+static void select_woken(select_wait *b, int why) {
+    waiter *hit = why == WAKE_OK ? b->seat.parker->hit : NULL;
+    select_done(b->cases, b->n);
+    if (!hit) return;
+    b->done = (int)hit->index;
+    b->closed = !hit->ok;
+    if (!b->cases[b->done].sending) b->cases[b->done].val = hit->val;
+}
+
+static out_of_line PyObject *select_end(select_wait *b) {
+    int done = b->done;
+    select_unsent(b->cases, b->n, done >= 0 && !b->closed ? done : -1);
+    PyObject *result =
+        done < 0 ? NULL : select_result(done, b->cases[done].sending, b->closed, b->cases[done].val);
+    PyMem_Free(b);
+    return result;
+}
+
+/* The whole way. NULL without an exception: no case was ready, in time. */
+static out_of_line PyObject *select_slowly(PyObject *const *args, uint32_t n, bool wait, int64_t deadline,
+                                           uint64_t *rand) {
+    select_wait *b = select_begin(args, n, wait, rand);
+    if (!b) return NULL;
+    if (b->done < 0 && wait) select_woken(b, park(&b->seat, deadline, WAIT_SELECT));
+    return select_end(b);
 }
 
 static int select_options(PyObject *const *values, PyObject *kwnames, PyObject **timeout, int *has_default) {
@@ -348,41 +393,38 @@ static int select_options(PyObject *const *values, PyObject *kwnames, PyObject *
     return *has_default < 0 ? -1 : 0;
 }
 
+/* Any cases and options. */
+static out_of_line PyObject *select_any(PyObject *const *args, uint32_t n, PyObject *kwnames,
+                                        uint64_t *rand) {
+    PyObject *timeout = NULL, *result;
+    int has_default = 0;
+    int64_t deadline = 0;
+    if (kwnames) {
+        if (select_options(args + n, kwnames, &timeout, &has_default) < 0) return NULL;
+        if ((deadline = deadline_from(timeout)) == -1) return NULL;
+    }
+    if (n <= FEW) {
+        result = select_few(args, n, rand);
+        if (result || PyErr_Occurred()) return result;
+    }
+    result = select_slowly(args, n, !has_default && deadline != -2, deadline, rand);
+    if (result || PyErr_Occurred()) return result;
+    if (has_default) return PyTuple_Pack(2, Py_None, Py_None);
+    return PyErr_Format(PyExc_TimeoutError, "select: no case was ready within %S s", timeout);
+}
+
 static PyObject *door_select(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs,
                              PyObject *kwnames) {
     static _Atomic uint64_t seeds = 0x9E3779B97F4A7C15ULL;
     static _Thread_local uint64_t rand __attribute__((tls_model("initial-exec")));
-    PyObject *timeout = NULL, *result = NULL;
-    int has_default = 0, done = -1;
-    int64_t deadline = 0;
-    bool closed = false;
-    if (kwnames) {
-        if (select_options(args + nargs, kwnames, &timeout, &has_default) < 0) return NULL;
-        if ((deadline = deadline_from(timeout)) == -1) return NULL;
-    }
     if (unlikely(!rand)) rand = atomic_fetch_add(&seeds, 0x9E3779B97F4A7C15ULL) | 1;
     uint32_t n = (uint32_t)nargs;
-    bool two = n == 2 && Py_IS_TYPE(args[0], Chan_Type) && Py_IS_TYPE(args[1], Chan_Type);
-    if (two) {
-        void *value;
-        done = select_two(args, &rand, &value, &closed);
-        if (done >= 0) return select_result(done, false, closed, value);
-    }
-    chan_case few[FEW], *cases = n <= FEW ? few : PyMem_Malloc(n * sizeof(chan_case));
-    if (!cases) return PyErr_NoMemory();
-    for (uint32_t i = 0; i < n; i++)
-        if (fill_case(&cases[i], args[i]) < 0) goto out;
-    if (!two && n <= FEW) done = select_quick(cases, n, &rand, &closed);
-    if (done < 0) done = select_slowly(cases, n, !has_default && deadline != -2, deadline, &rand, &closed);
-    if (done >= 0)
-        result = select_result(done, cases[done].sending, closed, cases[done].val);
-    else if (done == -1 && has_default)
-        result = PyTuple_Pack(2, Py_None, Py_None);
-    else if (done == -1)
-        PyErr_Format(PyExc_TimeoutError, "select: no case was ready within %S s", timeout);
-out:
-    if (cases != few) PyMem_Free(cases);
-    return result;
+    if (n != 2 || kwnames || !Py_IS_TYPE(args[0], Chan_Type) || !Py_IS_TYPE(args[1], Chan_Type))
+        return select_any(args, n, kwnames, &rand);
+    void *value;
+    bool closed = false;
+    int done = select_two(args, &rand, &value, &closed);
+    return done < 0 ? select_slowly(args, n, true, 0, &rand) : select_result(done, false, closed, value);
 }
 
 /* ---------------------------------------------------------------- module */

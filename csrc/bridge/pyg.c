@@ -155,6 +155,14 @@ static PyObject *door_go(PyObject *Py_UNUSED(module), PyObject *const *args, Py_
 
 /* ---------------------------------------------------------------- running to the end */
 
+static out_of_line void leave_context(PyG *self, bool raised) {
+    PyObject *type = NULL, *value = NULL, *tb = NULL;
+    if (raised) PyErr_Fetch(&type, &value, &tb);
+    if (PyContext_Exit(self->context) < 0) /* fn left it entered twice, say */
+        PyErr_WriteUnraisable(self->context);
+    if (raised) PyErr_Restore(type, value, tb);
+}
+
 static PyObject *call(PyG *self) {
     /* mp->cur was set, then the look at cancel; interrupt_g: the other way round. */
     atomic_thread_fence(memory_order_seq_cst);
@@ -173,13 +181,8 @@ static PyObject *call(PyG *self) {
             ts->context_ver++;
             Py_CLEAR(ts->context);
         }
-    } else if (unlikely(!r)) {
-        PyObject *type, *value, *tb;
-        PyErr_Fetch(&type, &value, &tb);
-        if (PyContext_Exit(self->context) < 0) PyErr_WriteUnraisable(self->context);
-        PyErr_Restore(type, value, tb);
-    } else if (PyContext_Exit(self->context) < 0) /* fn left it entered twice, say */
-        PyErr_WriteUnraisable(self->context);
+    } else
+        leave_context(self, !r);
     return r;
 }
 
@@ -246,11 +249,9 @@ static void end_forked_child(PyObject *result) {
     _exit(70);
 }
 
-void pyg_run(m *mp, g *gp) {
-    PyG *self = host_g(gp);
-    sched_leave(mp);
-    PyObject *result = call(self);
-    if (unlikely(sched_self != mp)) end_forked_child(result);
+static out_of_line void ended(PyG *self, PyObject *result) {
+    m *mp = sched_self;
+    g *gp = self->gp;
     no_raise(load_relaxed(&mp->host), gp);
     /* Not of main: it starts through the same function in every run, whatever it does there. */
     if (unlikely(gp->blocked || (load_relaxed(&mp->hold) == HOLD_TAKEN && sched_blocked_long(mp))) &&
@@ -268,6 +269,14 @@ void pyg_run(m *mp, g *gp) {
     /* Finalizers may run Python from here: outside the core, and outside any G. */
     sched_leave(mp);
     Py_DECREF(self);
+}
+
+void pyg_run(m *mp, g *gp) {
+    PyG *self = host_g(gp);
+    sched_leave(mp);
+    PyObject *result = call(self);
+    if (unlikely(sched_self != mp)) end_forked_child(result);
+    ended(self, result);
 }
 
 /* ---------------------------------------------------------------- join, result */

@@ -103,7 +103,7 @@ static int schedule(m *mp, g *gp, int64_t now) {
 
 /* ---------------------------------------------------------------- parking */
 
-static int park_thread(seat *s, int64_t deadline) {
+static out_of_line int park_thread(seat *s, int64_t deadline) {
     uint64_t seq = load_relaxed(&s->parker->word) >> 2;
     for (;;) {
         bool woken;
@@ -127,9 +127,9 @@ static int park_thread(seat *s, int64_t deadline) {
     }
 }
 
-int park(seat *s, int64_t deadline, uint8_t reason) {
-    g *gp = s->g;
-    if (!gp) return park_thread(s, deadline);
+/* Before and after the switch are functions of their own: what they keep on the C stack isn't
+ * copied with every switch (bridge.h). Returns the time, or PARK_ERROR. */
+static out_of_line int64_t park_begin(g *gp, int64_t deadline, uint8_t reason) {
     m *mp = sched_self;
     parker *k = &gp->parker;
     uint64_t seq = load_relaxed(&k->word) >> 2;
@@ -157,21 +157,32 @@ int park(seat *s, int64_t deadline, uint8_t reason) {
             sched_timer_added(deadline);
     }
     trace_park(gp, reason, now);
-    int r = schedule(mp, gp, now);
-    if (deadline) timer_remove(&gp->timer);
+    return now;
+}
+
+static out_of_line int park_end(g *gp, int r, bool timed, uint8_t reason) {
+    if (timed) timer_remove(&gp->timer);
     store_relaxed(&gp->reason, WAIT_NONE);
     prof_blocked(gp, reason);
     if (unlikely(r < 0)) return PARK_ERROR;
-    if (unlikely(k->wake == WAKE_CANCEL)) return raise_interrupt(host_g(gp));
+    int why = gp->parker.wake;
+    if (unlikely(why == WAKE_CANCEL)) return raise_interrupt(host_g(gp));
     /* If it was cancelled after it was woken, before it ran, its next park raises that; should
      * it turn into a hog first, sysmon sees to it. */
-    return k->wake;
+    return why;
 }
 
-int yield_now(bool preempted) {
-    m *mp = sched_self;
-    g *gp = mp ? load_relaxed(&mp->cur) : NULL;
-    if (!gp) return 0;
+int park_g(g *gp, int64_t deadline, uint8_t reason) {
+    int64_t now = park_begin(gp, deadline, reason);
+    if (unlikely(now < 0)) return PARK_ERROR;
+    return park_end(gp, schedule(sched_self, gp, now), deadline != 0, reason);
+}
+
+int park(seat *s, int64_t deadline, uint8_t reason) {
+    return s->g ? park_g(s->g, deadline, reason) : park_thread(s, deadline);
+}
+
+static out_of_line int64_t yield_begin(m *mp, g *gp, bool preempted) {
     no_raise(load_relaxed(&mp->host), gp);
     p *pp = sched_enter(mp);
     if (preempted) {
@@ -180,7 +191,14 @@ int yield_now(bool preempted) {
     }
     int64_t now = nanotime();
     sched_yield_g(mp, gp, now);
-    if (schedule(mp, gp, now) < 0) return -1;
+    return now;
+}
+
+int yield_now(bool preempted) {
+    m *mp = sched_self;
+    g *gp = mp ? load_relaxed(&mp->cur) : NULL;
+    if (!gp) return 0;
+    if (schedule(mp, gp, yield_begin(mp, gp, preempted)) < 0) return -1;
     if (unlikely(load_relaxed(&gp->cancel)) && !preempted) return raise_interrupt(host_g(gp));
     return 0;
 }
@@ -206,33 +224,41 @@ int64_t deadline_from(PyObject *timeout) {
 
 /* ---------------------------------------------------------------- workers and the hub */
 
+static out_of_line g *worker_begin(mhost *h, PyObject *me) {
+    g *gp = h->pending;
+    h->pending = NULL;
+    host_g(gp)->worker = me;
+    host_g(gp)->root = h->tstate->datastack_chunk;
+    return gp;
+}
+
+/* The worker has ended a G. Whether it has the next to run, now or after a pause. */
+static out_of_line bool worker_next(mhost *h, PyObject *me) {
+    m *mp = h->mp;
+    sched_enter(mp);
+    g *next = sched_next(mp);
+    if (!next) return false;
+    if (!host_g(next)->greenlet) {
+        store_relaxed(&mp->cur, next);
+        h->pending = next;
+        return true;
+    }
+    if (PyList_Append(h->idle, me) < 0) { /* no memory: this worker ends, the hub goes on */
+        PyErr_Clear();
+        h->pending = next;
+        return false;
+    }
+    return switch_to(mp, next) == 0 && h->pending;
+}
+
 static PyObject *worker_run(PyObject *Py_UNUSED(self), PyObject *Py_UNUSED(unused)) {
-    m *mp = sched_self;
-    mhost *h = mp->host;
+    mhost *h = sched_self->host;
     PyObject *me = (PyObject *)PyGreenlet_GetCurrent();
     if (!me) return NULL;
     stack_root(h->tstate);
-    while (h->pending) {
-        g *gp = h->pending;
-        h->pending = NULL;
-        host_g(gp)->worker = me;
-        host_g(gp)->root = h->tstate->datastack_chunk;
-        pyg_run(mp, gp);
-        sched_enter(mp);
-        g *next = sched_next(mp);
-        if (!next) break;
-        if (!host_g(next)->greenlet) {
-            store_relaxed(&mp->cur, next);
-            h->pending = next;
-            continue;
-        }
-        if (PyList_Append(h->idle, me) < 0) { /* no memory: this worker ends, the hub goes on */
-            PyErr_Clear();
-            h->pending = next;
-            break;
-        }
-        if (switch_to(mp, next) < 0) break;
-    }
+    if (h->pending) do
+            pyg_run(h->mp, worker_begin(h, me));
+        while (worker_next(h, me));
     Py_DECREF(me);
     Py_RETURN_NONE;
 }

@@ -32,13 +32,18 @@ static PyTypeObject *Poll_Type;
 static _Atomic uint32_t epoch = 1;
 static _Thread_local char *scratch; /* where small reads go before they become bytes */
 
+/* One operation: what, in which direction, until when. */
 typedef struct io {
-    int fd;
+    ssize_t (*op)(struct io *);
+    int64_t deadline;
     void *buf;
     size_t len;
-    int flags;
     struct sockaddr_storage *from; /* who sent it, or connected */
     socklen_t fromlen;
+    int fd;
+    int flags;
+    uint8_t mode;
+    bool stream; /* a short count means that the kernel's buffer is drained */
 } io;
 
 static ssize_t op_recv(io *a) { return recv(a->fd, a->buf, a->len, a->flags | MSG_DONTWAIT); }
@@ -52,7 +57,7 @@ static ssize_t op_accept(io *a) {
     return accept4(a->fd, (struct sockaddr *)a->from, &a->fromlen, SOCK_CLOEXEC | SOCK_NONBLOCK);
 }
 
-static int closed_error(PyPoll *self) {
+static out_of_line int closed_error(PyPoll *self) {
     PyObject *e = PyObject_CallFunction(
         PyExc_OSError, "iN", EBADF, PyUnicode_FromFormat("fd %d was closed, here or by another G", self->fd));
     if (e) PyErr_SetObject(PyExc_OSError, e);
@@ -83,13 +88,13 @@ static pd *descriptor(PyPoll *self) {
     return d;
 }
 
-static ssize_t attempt(PyPoll *self, ssize_t (*op)(io *), io *a) {
+static ssize_t attempt(PyPoll *self, io *a) {
     atomic_fetch_add(&self->users, 1);
     ssize_t n = -1;
     if (load_seq(&self->closed))
         errno = EBADF;
     else
-        do n = op(a);
+        do n = a->op(a);
         while (n < 0 && errno == EINTR);
     int err = errno;
     atomic_fetch_sub(&self->users, 1);
@@ -118,91 +123,89 @@ static int thread_wait(PyPoll *self, int mode, int64_t deadline) {
     }
 }
 
-/* Sleeps until the wait that was begun on the line or for an edge is over. 0, or -1 with an
- * exception set. */
-static int sleep_on(PyPoll *self, pd *d, int mode, seat *s, int64_t deadline) {
-    int why = park(s, deadline, mode == POLL_READ ? WAIT_IO_READ : WAIT_IO_WRITE);
+/* The wait that was begun on the line or for an edge is over. 0, or -1 with an exception set. */
+static out_of_line int slept(PyPoll *self, pd *d, int mode, int why, waiter *w) {
     if (why == WAKE_OK) return 0;
     if (why == WAKE_CLOSED) return closed_error(self);
-    netpoll_unwait(d, mode, s->waiter);
+    netpoll_unwait(d, mode, w);
     return why == WAKE_TIMEOUT ? timeout_error() : -1;
 }
 
-/* Goes to the head of the line. The descriptor, or NULL with an exception set. */
-static pd *hold(PyPoll *self, int mode, int64_t deadline) {
-    seat s;
+static inline int sleep_on(PyPoll *self, pd *d, int mode, g *gp, int64_t deadline) {
+    int why = park_g(gp, deadline, mode == POLL_READ ? WAIT_IO_READ : WAIT_IO_WRITE);
+    return slept(self, d, mode, why, &gp->waiter);
+}
+
+/* Goes to the head of the line. The descriptor, or NULL with an exception set. In a G. */
+static out_of_line pd *hold(PyPoll *self, int mode, int64_t deadline) {
+    g *gp = current_g();
     pd *d = self->d;
     if (unlikely(!is_watched(self)) && !(d = descriptor(self))) return NULL;
-    if (seat_take(&s) < 0) return NULL;
-    switch (netpoll_enter(d, mode, s.parker, s.waiter)) {
+    switch (netpoll_enter(d, mode, &gp->parker, &gp->waiter)) {
     case POLL_AGAIN: return d;
     case POLL_CLOSED: closed_error(self); return NULL;
     case POLL_PARK: break;
     }
-    return sleep_on(self, d, mode, &s, deadline) < 0 ? NULL : d;
+    return sleep_on(self, d, mode, gp, deadline) < 0 ? NULL : d;
 }
 
-/* Sleeps until something happened on the fd since `state`. 0, or -1 with an exception. */
-static int await_edge(PyPoll *self, pd *d, int mode, uint64_t state, int64_t deadline) {
-    seat s;
-    if (seat_take(&s) < 0) return -1;
-    switch (netpoll_wait(d, mode, state, s.parker, s.waiter)) {
+/* Sleeps until something happened on the fd since `state`. 0, or -1 with an exception. In a G. */
+static out_of_line int await_edge(PyPoll *self, pd *d, int mode, uint64_t state, int64_t deadline) {
+    g *gp = current_g();
+    switch (netpoll_wait(d, mode, state, &gp->parker, &gp->waiter)) {
     case POLL_AGAIN: return 0;
     case POLL_CLOSED: return closed_error(self);
     case POLL_PARK: break;
     }
-    return sleep_on(self, d, mode, &s, deadline);
+    return sleep_on(self, d, mode, gp, deadline);
 }
 
-/* The operation of who holds the line. Returns what op did, or -1 with an exception set.
- * stream: a short count means that the kernel's buffer is drained. */
-static ssize_t held_io(PyPoll *self, pd *d, int mode, ssize_t (*op)(io *), io *a, int64_t deadline,
-                       bool stream) {
+static out_of_line ssize_t failed(PyPoll *self, int err) {
+    if (load_relaxed(&self->closed)) return closed_error(self);
+    errno = err;
+    PyErr_SetFromErrno(PyExc_OSError);
+    return -1;
+}
+
+/* The operation of who holds the line. Returns what a->op did, or -1 with an exception set. */
+static inline __attribute__((always_inline)) ssize_t held_io(PyPoll *self, pd *d, io *a) {
     for (;;) {
-        uint64_t state = netpoll_state(d, mode);
+        uint64_t state = netpoll_state(d, a->mode);
         if (netpoll_ready(state)) {
-            ssize_t n = attempt(self, op, a);
+            ssize_t n = attempt(self, a);
             if (likely(n >= 0)) {
-                if (stream && (size_t)n < a->len && n > 0) netpoll_drained(d, mode, state);
+                if (a->stream && (size_t)n < a->len && n > 0) netpoll_drained(d, a->mode, state);
                 return n;
             }
             int err = errno;
-            if (err == ECONNABORTED && op == op_accept) continue; /* that client gave up: the next */
-            if (!would_block(err)) {
-                if (load_relaxed(&self->closed)) return closed_error(self);
-                errno = err;
-                PyErr_SetFromErrno(PyExc_OSError);
-                return -1;
-            }
-            netpoll_drained(d, mode, state);
+            if (err == ECONNABORTED && a->op == op_accept) continue; /* that client gave up: the next */
+            if (!would_block(err)) return failed(self, err);
+            netpoll_drained(d, a->mode, state);
         }
-        if (await_edge(self, d, mode, state, deadline) < 0) return -1;
+        if (await_edge(self, d, a->mode, state, a->deadline) < 0) return -1;
     }
 }
 
 /* The operation of a plain thread, or one that mustn't wait (deadline -2). */
-static ssize_t thread_io(PyPoll *self, int mode, ssize_t (*op)(io *), io *a, int64_t deadline) {
+static out_of_line ssize_t thread_io(PyPoll *self, io *a) {
     for (;;) {
-        ssize_t n = attempt(self, op, a);
+        ssize_t n = attempt(self, a);
         if (n >= 0) return n;
-        if (load_relaxed(&self->closed)) return closed_error(self);
-        if (!would_block(errno) || deadline == -2) {
-            PyErr_SetFromErrno(PyExc_OSError);
-            return -1;
-        }
-        if (thread_wait(self, mode, deadline) < 0) return -1;
+        if (!would_block(errno) || a->deadline == -2 || load_relaxed(&self->closed))
+            return failed(self, errno);
+        if (thread_wait(self, a->mode, a->deadline) < 0) return -1;
     }
 }
 
 static bool parks(int64_t deadline) { return deadline != -2 && current_g(); }
 
-static ssize_t do_io(PyPoll *self, int mode, ssize_t (*op)(io *), io *a, int64_t deadline, bool stream) {
+static out_of_line ssize_t do_io(PyPoll *self, io *a) {
     a->fd = self->fd;
-    if (!parks(deadline)) return thread_io(self, mode, op, a, deadline);
-    pd *d = hold(self, mode, deadline);
+    if (!parks(a->deadline)) return thread_io(self, a);
+    pd *d = hold(self, a->mode, a->deadline);
     if (!d) return -1;
-    ssize_t n = held_io(self, d, mode, op, a, deadline, stream);
-    netpoll_leave(d, mode);
+    ssize_t n = held_io(self, d, a);
+    netpoll_leave(d, a->mode);
     return n;
 }
 
@@ -222,46 +225,53 @@ static bool short_means_drained(int flags) {
     return !(flags & (MSG_PEEK | MSG_OOB | MSG_WAITALL | MSG_TRUNC));
 }
 
-/* recv, or recvfrom when there is room for an address. */
-static PyObject *receive(PyPoll *self, PyObject *size, PyObject *flagbits, PyObject *timeout, bool stream,
-                         io *a) {
-    int64_t deadline;
+/* What recv and recv_into are told; a->from and a->stream are set already. How many bytes, or
+ * -1 with an exception set. */
+static out_of_line Py_ssize_t read_args(io *a, const char *name, PyObject *size, PyObject *flagbits,
+                                        PyObject *timeout) {
     Py_ssize_t n = PyNumber_AsSsize_t(size, PyExc_OverflowError);
+    a->op = a->from ? op_recvfrom : op_recv;
+    a->mode = POLL_READ;
     a->flags = (int)PyLong_AsLong(flagbits);
-    if ((unlikely(n == -1 || a->flags == -1) && PyErr_Occurred()) || io_deadline(timeout, &deadline) < 0)
-        return NULL;
-    if (n < 0) {
-        PyErr_Format(PyExc_ValueError, "bufsize=%zd: can't receive less than 0 bytes", n);
-        return NULL;
-    }
-    stream = stream && short_means_drained(a->flags);
-    ssize_t (*op)(io *) = a->from ? op_recvfrom : op_recv;
-    a->len = (size_t)n;
-    if (n <= SCRATCH) {
-        /* The buffer is the thread's: fetch it anew for the copy, the system call that
-         * filled it was the last thing that happened. */
-        if (unlikely(!scratch) && !(scratch = PyMem_RawMalloc(SCRATCH))) return PyErr_NoMemory();
-        a->buf = scratch;
-        ssize_t got = do_io(self, POLL_READ, op, a, deadline, stream);
-        /* More than n: MSG_TRUNC tells the datagram's real length. */
-        return got < 0 ? NULL : PyBytes_FromStringAndSize(scratch, got < n ? got : n);
-    }
-    PyObject *bytes = PyBytes_FromStringAndSize(NULL, n);
+    a->stream = a->stream && short_means_drained(a->flags);
+    if ((unlikely(n == -1 || a->flags == -1) && PyErr_Occurred()) || io_deadline(timeout, &a->deadline) < 0)
+        return -1;
+    if (n < 0) PyErr_Format(PyExc_ValueError, "%s=%zd: can't receive less than 0 bytes", name, n);
+    return n;
+}
+
+static out_of_line PyObject *receive_much(PyPoll *self, io *a) {
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)a->len);
     if (!bytes) return NULL;
     a->buf = PyBytes_AS_STRING(bytes);
-    ssize_t got = do_io(self, POLL_READ, op, a, deadline, stream);
+    ssize_t got = do_io(self, a);
     if (got < 0) {
         Py_DECREF(bytes);
         return NULL;
     }
-    if (got < n) _PyBytes_Resize(&bytes, got);
+    if ((size_t)got < a->len) _PyBytes_Resize(&bytes, got);
     return bytes;
+}
+
+/* recv, or recvfrom when there is room for an address. */
+static PyObject *receive(PyPoll *self, io *a, PyObject *size, PyObject *flagbits, PyObject *timeout) {
+    Py_ssize_t n = read_args(a, "bufsize", size, flagbits, timeout);
+    if (n < 0) return NULL;
+    a->len = (size_t)n;
+    if (n > SCRATCH) return receive_much(self, a);
+    /* The buffer is the thread's: fetch it anew for the copy, the system call that filled it
+     * was the last thing that happened. */
+    if (unlikely(!scratch) && !(scratch = PyMem_RawMalloc(SCRATCH))) return PyErr_NoMemory();
+    a->buf = scratch;
+    ssize_t got = do_io(self, a);
+    /* More than n: MSG_TRUNC tells the datagram's real length. */
+    return got < 0 ? NULL : PyBytes_FromStringAndSize(scratch, got < n ? got : n);
 }
 
 static PyObject *poll_recv(PyPoll *self, PyObject *const *args, Py_ssize_t nargs) {
     if (need_args(nargs, 4, "recv") < 0) return NULL;
-    io a = {.from = NULL};
-    return receive(self, args[0], args[1], args[2], args[3] == Py_True, &a);
+    io a = {.stream = args[3] == Py_True};
+    return receive(self, &a, args[0], args[1], args[2]);
 }
 
 /* As the socket module shows it: IPv4, IPv6 and Unix. */
@@ -302,17 +312,14 @@ static PyObject *poll_recvfrom(PyPoll *self, PyObject *const *args, Py_ssize_t n
     if (need_args(nargs, 3, "recvfrom") < 0) return NULL;
     struct sockaddr_storage from;
     io a = {.from = &from};
-    return with_address(receive(self, args[0], args[1], args[2], false, &a), &a);
+    return with_address(receive(self, &a, args[0], args[1], args[2]), &a);
 }
 
-static PyObject *receive_into(PyPoll *self, PyObject *buffer, PyObject *size, PyObject *flagbits,
-                              PyObject *timeout, bool stream, io *a) {
-    int64_t deadline;
+static PyObject *receive_into(PyPoll *self, io *a, PyObject *buffer, PyObject *size, PyObject *flagbits,
+                              PyObject *timeout) {
     Py_buffer view;
-    Py_ssize_t n = PyNumber_AsSsize_t(size, PyExc_OverflowError);
-    a->flags = (int)PyLong_AsLong(flagbits);
-    if ((unlikely(n == -1 || a->flags == -1) && PyErr_Occurred()) || io_deadline(timeout, &deadline) < 0)
-        return NULL;
+    Py_ssize_t n = read_args(a, "nbytes", size, flagbits, timeout);
+    if (n < 0) return NULL;
     if (PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE) < 0) {
         if (PyErr_ExceptionMatches(PyExc_BufferError))
             PyErr_Format(PyExc_TypeError,
@@ -321,13 +328,12 @@ static PyObject *receive_into(PyPoll *self, PyObject *buffer, PyObject *size, Py
         return NULL;
     }
     ssize_t got = -1;
-    if (n < 0 || n > view.len)
+    if (n > view.len)
         PyErr_Format(PyExc_ValueError, "nbytes=%zd: the buffer has room for 0 to %zd bytes", n, view.len);
     else {
         a->buf = view.buf;
         a->len = (size_t)(n ? n : view.len);
-        got = do_io(self, POLL_READ, a->from ? op_recvfrom : op_recv, a, deadline,
-                    stream && short_means_drained(a->flags));
+        got = do_io(self, a);
     }
     PyBuffer_Release(&view);
     return got < 0 ? NULL : PyLong_FromSsize_t(got);
@@ -335,45 +341,46 @@ static PyObject *receive_into(PyPoll *self, PyObject *buffer, PyObject *size, Py
 
 static PyObject *poll_recv_into(PyPoll *self, PyObject *const *args, Py_ssize_t nargs) {
     if (need_args(nargs, 5, "recv_into") < 0) return NULL;
-    io a = {.from = NULL};
-    return receive_into(self, args[0], args[1], args[2], args[3], args[4] == Py_True, &a);
+    io a = {.stream = args[4] == Py_True};
+    return receive_into(self, &a, args[0], args[1], args[2], args[3]);
 }
 
 static PyObject *poll_recvfrom_into(PyPoll *self, PyObject *const *args, Py_ssize_t nargs) {
     if (need_args(nargs, 4, "recvfrom_into") < 0) return NULL;
     struct sockaddr_storage from;
     io a = {.from = &from};
-    return with_address(receive_into(self, args[0], args[1], args[2], args[3], false, &a), &a);
+    return with_address(receive_into(self, &a, args[0], args[1], args[2], args[3]), &a);
 }
 
 /* Sends once, or (all) until everything is sent: the G keeps the line, so that two big
  * sendall's don't mix their bytes. Returns what was sent, or -1 with an exception set. */
-static ssize_t send_view(PyPoll *self, const Py_buffer *view, int flags, int64_t deadline, bool stream,
-                         bool all) {
-    io a = {.fd = self->fd, .buf = view->buf, .len = (size_t)view->len, .flags = flags};
-    bool parking = parks(deadline);
+static ssize_t send_view(PyPoll *self, io *a, const Py_buffer *view, bool all) {
+    a->op = op_send;
+    a->mode = POLL_WRITE;
+    a->fd = self->fd;
+    a->buf = view->buf;
+    a->len = (size_t)view->len;
+    bool parking = parks(a->deadline);
     pd *d = NULL;
-    if (parking && !(d = hold(self, POLL_WRITE, deadline))) return -1;
+    if (parking && !(d = hold(self, POLL_WRITE, a->deadline))) return -1;
     ssize_t n;
     do {
-        n = parking ? held_io(self, d, POLL_WRITE, op_send, &a, deadline, stream)
-                    : thread_io(self, POLL_WRITE, op_send, &a, deadline);
+        n = parking ? held_io(self, d, a) : thread_io(self, a);
         if (n < 0) break;
-        a.buf = (char *)a.buf + n;
-        a.len -= (size_t)n;
-    } while (all && a.len);
+        a->buf = (char *)a->buf + n;
+        a->len -= (size_t)n;
+    } while (all && a->len);
     if (parking) netpoll_leave(d, POLL_WRITE);
-    return n < 0 ? -1 : view->len - (ssize_t)a.len;
+    return n < 0 ? -1 : view->len - (ssize_t)a->len;
 }
 
 static PyObject *send_some(PyPoll *self, PyObject *const *args, Py_ssize_t nargs, bool all) {
-    int64_t deadline;
     Py_buffer view;
     if (need_args(nargs, 4, all ? "sendall" : "send") < 0) return NULL;
-    int flags = (int)PyLong_AsLong(args[1]);
-    if ((unlikely(flags == -1) && PyErr_Occurred()) || io_deadline(args[2], &deadline) < 0) return NULL;
+    io a = {.flags = (int)PyLong_AsLong(args[1]), .stream = args[3] == Py_True};
+    if ((unlikely(a.flags == -1) && PyErr_Occurred()) || io_deadline(args[2], &a.deadline) < 0) return NULL;
     if (PyObject_GetBuffer(args[0], &view, PyBUF_SIMPLE) < 0) return NULL;
-    ssize_t sent = send_view(self, &view, flags, deadline, args[3] == Py_True, all);
+    ssize_t sent = send_view(self, &a, &view, all);
     PyBuffer_Release(&view);
     if (sent < 0) return NULL;
     if (all) Py_RETURN_NONE;
@@ -388,11 +395,10 @@ static PyObject *poll_sendall(PyPoll *self, PyObject *const *args, Py_ssize_t na
 }
 
 static PyObject *poll_accept(PyPoll *self, PyObject *timeout) {
-    int64_t deadline;
     struct sockaddr_storage from;
-    io a = {.from = &from};
-    if (io_deadline(timeout, &deadline) < 0) return NULL;
-    ssize_t fd = do_io(self, POLL_READ, op_accept, &a, deadline, false);
+    io a = {.op = op_accept, .mode = POLL_READ, .from = &from};
+    if (io_deadline(timeout, &a.deadline) < 0) return NULL;
+    ssize_t fd = do_io(self, &a);
     if (fd < 0) return NULL;
     PyObject *pair = with_address(PyLong_FromSsize_t(fd), &a);
     if (!pair) close((int)fd);
@@ -408,12 +414,10 @@ static ssize_t op_probe(io *a) {
 }
 
 static PyObject *poll_wait(PyPoll *self, PyObject *const *args, Py_ssize_t nargs) {
-    int64_t deadline;
     if (need_args(nargs, 2, "wait") < 0) return NULL;
-    int mode = PyObject_IsTrue(args[0]) ? POLL_WRITE : POLL_READ;
-    if (io_deadline(args[1], &deadline) < 0) return NULL;
-    io a = {.flags = mode == POLL_READ ? POLLIN : POLLOUT};
-    if (do_io(self, mode, op_probe, &a, deadline, false) < 0) return NULL;
+    bool writing = PyObject_IsTrue(args[0]);
+    io a = {.op = op_probe, .mode = writing ? POLL_WRITE : POLL_READ, .flags = writing ? POLLOUT : POLLIN};
+    if (io_deadline(args[1], &a.deadline) < 0 || do_io(self, &a) < 0) return NULL;
     Py_RETURN_NONE;
 }
 
@@ -421,12 +425,12 @@ static PyObject *poll_wait(PyPoll *self, PyObject *const *args, Py_ssize_t nargs
  * have to wait. */
 static PyObject *call_once(PyPoll *self, int mode, bool probe, bool wait, PyObject *const *call,
                            Py_ssize_t nargs) {
-    io a = {.fd = self->fd, .flags = mode == POLL_READ ? POLLIN : POLLOUT};
+    io a = {.op = op_probe, .fd = self->fd, .flags = mode == POLL_READ ? POLLIN : POLLOUT};
     if (load_relaxed(&self->closed)) {
         closed_error(self);
         return NULL;
     }
-    if (wait && probe && attempt(self, op_probe, &a) < 0 && would_block(errno)) return NULL;
+    if (wait && probe && attempt(self, &a) < 0 && would_block(errno)) return NULL;
     PyObject *r = PyObject_Vectorcall(call[0], call + 1, (size_t)(nargs - 1), NULL);
     if (!r && wait && PyErr_ExceptionMatches(PyExc_BlockingIOError)) PyErr_Clear();
     return r;
