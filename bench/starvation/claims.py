@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -95,10 +96,11 @@ def _c1(records: Sequence[Record]) -> Outcome:
     gain = statistics.fmean(gains)
     error = statistics.stdev(gains) / len(gains) ** 0.5
     holds = gain >= 0.02 and gain > 2 * error and starved[1] > 1.1 * starved[0]
+    pairs = (f"{n} of {name}" for name, n in Counter(compared).items())
     return (
         CONFIRMED if holds else NOT_MEASURED if 2 * error > 0.037 else REFUTED,
         f"cores used by affine against go: {100 * gain:+.1f} % (standard error "
-        f"{100 * error:.1f} %, {len(gains)} pairs: {', '.join(compared)}); starved: "
+        f"{100 * error:.1f} %, {len(gains)} pairs: {', '.join(pairs)}); starved: "
         f"{starved[1]} with affine, {starved[0]} with go"
         + (
             "; too much scatter for 3.7 %: a quiet machine or more --rounds"
@@ -230,22 +232,25 @@ def _parallel(record: Record) -> int:
 def _c7(records: Sequence[Record]) -> Outcome:
     """Confirmed if 0.8/P + 0.2 * (share of G's that were stolen) ms is within a factor of two
     of the median wake-up, quiet and in the storm, for every number of P's."""
-    told, off = [], []
+    measured: dict[str, list[float]] = {}
+    formulas: dict[str, list[float]] = {}
     for record in _pick(records, "storm", "go"):
         figures, kinds = record["figures"], record["kinds"]
         rate = figures["storm_stolen"] / max(1, figures["storm_schedtick"])
         for kind, share in (("echo quiet", 0.0), ("echo storm", rate)):
-            found: Summary | None = kinds.get(kind)
-            if found is None:
+            summary: Summary | None = kinds.get(kind)
+            if summary is None:
                 continue
-            formula = 0.0008 / record["procs"] + 0.0002 * share
-            off.append(max(found["p50"] / formula, formula / max(found["p50"], 1e-9)))
-            told.append(
-                f"{record['procs']} P {kind.split()[1]} {seconds(found['p50'])} (formula "
-                f"{seconds(formula)})"
-            )
-    if not off:
+            name = f"{record['procs']} P {kind.split()[1]}"
+            measured.setdefault(name, []).append(max(summary["p50"], 1e-9))
+            formulas.setdefault(name, []).append(0.0008 / record["procs"] + 0.0002 * share)
+    if not measured:
         return _missing("storm under the policy go")
+    told, off = [], []
+    for name in measured:
+        found, formula = (statistics.median(by[name]) for by in (measured, formulas))
+        off.append(max(found / formula, formula / found))
+        told.append(f"{name} {seconds(found)} (formula {seconds(formula)})")
     holds = max(off) <= 2
     return (
         CONFIRMED if holds else REFUTED,
