@@ -165,7 +165,6 @@ static bool in_script(PyFrameObject *f) {
     return found;
 }
 
-#if PY_VERSION_HEX < 0x030E0000
 static const unsigned char *varint(const unsigned char *p, int *value) {
     *value = *p & 63;
     while (*p++ & 64) *value = *value << 6 | (*p & 63);
@@ -183,28 +182,39 @@ static int handler_of(PyCodeObject *code, int at) {
     }
     return -1;
 }
-#endif
 
-/* May it be raised at the instruction at which f was stopped? desperate: elsewhere it didn't
- * go for long. */
-static bool may_raise_at(PyCodeObject *code, int at, bool desperate) {
+/* Where the jump back at code unit `at` goes to, its cache entry behind it from 3.13 on. */
+static int jump_target(const unsigned char *code, int at) {
+    unsigned by = code[2 * at + 1], shift = 8;
+    for (int i = at - 1; i >= 0 && code[2 * i] == EXTENDED_ARG; i--, shift += 8)
+        by |= (unsigned)code[2 * i + 1] << shift;
+    return at + (PY_VERSION_HEX >= 0x030D0000 ? 2 : 1) - (int)by;
+}
+
+/* May it be raised at the instruction at which f was stopped? The compiler leaves the jump back
+ * of some loops out of the handlers around the loop (of `while ...: if x: y()`, where x is
+ * false): what is raised there passes by except, finally and with. There it has to be after a
+ * call, if there is nothing else (desperate: it hasn't gone for long); but not after the one
+ * that begins a with. A loop without calls that ends in such a jump is never interrupted. */
+static bool may_raise_at(PyCodeObject *code, int lasti, bool desperate) {
     PyObject *bytes = PyCode_GetCode(code);
     if (!bytes) {
         PyErr_Clear();
         return false;
     }
-    int op = at >= 0 && at < PyBytes_GET_SIZE(bytes) ? (unsigned char)PyBytes_AS_STRING(bytes)[at] : -1;
+    const unsigned char *units = (unsigned char *)PyBytes_AS_STRING(bytes);
+    int n = (int)(PyBytes_GET_SIZE(bytes) / 2), at = lasti / 2, next = at + 1;
+    bool may = false;
+    if (lasti >= 0 && at < n) switch (units[2 * at]) {
+        case RESUME: may = true; break;
+        case JUMP_BACKWARD: may = handler_of(code, at) == handler_of(code, jump_target(units, at)); break;
+        case CALL:
+            while (next < n && units[2 * next] == CACHE) next++;
+            may = desperate && handler_of(code, at) == handler_of(code, next);
+            break;
+        }
     Py_DECREF(bytes);
-    if (op == RESUME) return true;
-#if PY_VERSION_HEX >= 0x030E0000
-    (void)desperate;
-    return op == JUMP_BACKWARD;
-#else
-    /* Some loops' jumps aren't covered by the handler around the loop, before 3.14: then after
-     * a call, if there is nothing else. There, with doesn't begin with one. */
-    return (op == JUMP_BACKWARD && handler_of(code, at / 2) == handler_of(code, at / 2 - 1)) ||
-           (op == CALL && desperate);
-#endif
+    return may;
 }
 
 static bool may_raise_in(PyFrameObject *f, bool desperate) {
@@ -255,7 +265,8 @@ static int raise_here(void *Py_UNUSED(arg)) {
         return 0;
     }
     PyFrameObject *f = PyEval_GetFrame();
-    bool desperate = !remote && load_relaxed(&queue_tries) < QUEUE_TRIES / 2;
+    bool desperate =
+        remote ? h->raise_tries < REMOTE_TRIES / 2 : load_relaxed(&queue_tries) < QUEUE_TRIES / 2;
     if (load_relaxed(&gp->cancel) &&
         (load_relaxed(&h->no_preempt) || in_locking_code() || !f || !may_raise_in(f, desperate))) {
         if (!remote) queue_raise();
