@@ -300,9 +300,14 @@ def test_a_forked_child_does_not_keep_the_port():
         from gmpy_rt import debug
         server = debug.serve("127.0.0.1:0")
         r, w = os.pipe()
+        forked_r, forked_w = os.pipe()
         if os.fork() == 0:
+            os.close(w)     # so that it ends with the parent, too
+            os.write(forked_w, b"x")
             os.read(r, 1)   # until the parent has bound again
             os._exit(0)
+        # The child's copy is closed in the child: on a busy machine it hadn't had its turn yet.
+        os.read(forked_r, 1)
         server.close()
         debug.serve(f"127.0.0.1:{server.address[1]}").close()
         os.write(w, b"x")
