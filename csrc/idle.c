@@ -223,17 +223,32 @@ static void startm(p *pp, bool spinning, bool latency) {
     idle_for_others(pp);
 }
 
+/* Is there anything that any ordinary M could run? */
+static bool fresh_anywhere(void) {
+    if (globq_len(&S.globq)) return true;
+    for (uint32_t i = 0; i < S.maxp; i++)
+        if (!runq_empty(&load_relaxed(&S.allp[i])->runq)) return true;
+    return false;
+}
+
 /* One M of that class looks for work, if one can: see spinners(). */
 static void wake_one(bool latency, _Atomic uint32_t *nspinning) {
-    uint32_t none = 0;
-    if (load_seq(nspinning) != 0 || !atomic_compare_exchange_strong(nspinning, &none, 1)) return;
-    mutex_lock(&S.lock);
-    p *pp = pidle_get(NULL, latency);
-    mutex_unlock(&S.lock);
-    if (pp)
-        startm(pp, true, latency);
-    else
+    for (;;) {
+        uint32_t none = 0;
+        if (load_seq(nspinning) != 0 || !atomic_compare_exchange_strong(nspinning, &none, 1)) return;
+        mutex_lock(&S.lock);
+        p *pp = pidle_get(NULL, latency);
+        mutex_unlock(&S.lock);
+        if (pp) {
+            startm(pp, true, latency);
+            return;
+        }
         atomic_fetch_sub(nspinning, 1);
+        /* A P that was idled since, and work that came after that: its submitter saw the 1 and
+         * relied on it (Go's needspinning). */
+        bool idle = load_seq(&S.nidlep) || (latency && load_seq(&S.nidler));
+        if (likely(!idle) || !(latency ? globq_len(&S.latq) != 0 : fresh_anywhere())) return;
+    }
 }
 
 void sched_wakep(void) {
@@ -242,14 +257,6 @@ void sched_wakep(void) {
 
 void sched_wakel(void) {
     if (load_seq(&S.nidler) || load_seq(&S.nidlep)) wake_one(true, &S.nspinningl);
-}
-
-/* Is there anything that any ordinary M could run? */
-static bool fresh_anywhere(void) {
-    if (globq_len(&S.globq)) return true;
-    for (uint32_t i = 0; i < S.maxp; i++)
-        if (!runq_empty(&load_relaxed(&S.allp[i])->runq)) return true;
-    return false;
 }
 
 /* A P was idled: work that came before that found nobody to wake. Not only since the look,
@@ -490,8 +497,11 @@ void serve_token(m *mp, m *to) {
         midle_put(mp);
     bool polling = give(to, pp);
     mutex_unlock(&S.lock);
-    if (spinning) atomic_fetch_sub(spinners(mp), 1);
     wake_m(to, polling);
+    if (spinning) { /* mp has not looked round since others may have relied on that */
+        atomic_fetch_sub(spinners(mp), 1);
+        look_again();
+    }
     S.ops.detach(mp);
     sleep_until_given(mp);
     S.ops.attach(mp);
