@@ -3,7 +3,9 @@
 What goes off inside the block is a Cancelled, at the next park or, in a CPU-bound G, where
 it is preempted; the block turns its own one, and only its own, into a TimeoutError. A call
 in blocking() goes on and its outcome is dropped; code in C that never parks can't be
-interrupted at all.
+interrupted at all. Nor can a loop that calls nothing and ends in an if, inside a try or with
+(`while x: if y: n += 1`): CPython puts its jump back outside the handlers, and what was raised
+there would pass by them.
 """
 
 from __future__ import annotations

@@ -109,6 +109,32 @@ run(main, procs=2)
 
 
 @preempts
+def test_ctrl_c_ends_a_loop_whose_jump_back_no_handler_covers():
+    # A cancel would wait for ever rather than pass by the finally; Ctrl-C passes by it, as it does
+    # in a plain program.
+    done = run_script(
+        KILLER
+        + """
+def main():
+    x, y, n = True, False, 0
+    shoot(0.05)
+    try:
+        while x:
+            if y:
+                n += 1
+    finally:
+        n = -1
+for _ in range(5):
+    try:
+        run(main, procs=2)
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+    )
+    assert done.words == ["interrupted"] * 5
+
+
+@preempts
 def test_ctrl_c_is_not_lost_in_a_weakref_callback():
     # Found: the killer's Thread object belongs to main's M, which runs the weakref callbacks
     # of threading at its next check; the interrupt was raised in there, and ignored.

@@ -194,9 +194,11 @@ static int jump_target(const unsigned char *code, int at) {
 /* May it be raised at the instruction at which f was stopped? The compiler leaves the jump back
  * of some loops out of the handlers around the loop (of `while ...: if x: y()`, where x is
  * false): what is raised there passes by except, finally and with. There it has to be after a
- * call, if there is nothing else (desperate: it hasn't gone for long); but not after the one
- * that begins a with. A loop without calls that ends in such a jump is never interrupted. */
-static bool may_raise_at(PyCodeObject *code, int lasti, bool desperate) {
+ * call, if there is nothing else (DESPERATE: it hasn't gone for long); but not after the one
+ * that begins a with. A loop without calls that ends in such a jump is never cancelled; but
+ * Ctrl-C (AT_LAST) ends it there after all, as it does without us. */
+enum hurry { PATIENT, DESPERATE, AT_LAST };
+static bool may_raise_at(PyCodeObject *code, int lasti, enum hurry hurry) {
     PyObject *bytes = PyCode_GetCode(code);
     if (!bytes) {
         PyErr_Clear();
@@ -207,21 +209,23 @@ static bool may_raise_at(PyCodeObject *code, int lasti, bool desperate) {
     bool may = false;
     if (lasti >= 0 && at < n) switch (units[2 * at]) {
         case RESUME: may = true; break;
-        case JUMP_BACKWARD: may = handler_of(code, at) == handler_of(code, jump_target(units, at)); break;
+        case JUMP_BACKWARD:
+            may = hurry == AT_LAST || handler_of(code, at) == handler_of(code, jump_target(units, at));
+            break;
         case CALL:
             while (next < n && units[2 * next] == CACHE) next++;
-            may = desperate && handler_of(code, at) == handler_of(code, next);
+            may = hurry && handler_of(code, at) == handler_of(code, next);
             break;
         }
     Py_DECREF(bytes);
     return may;
 }
 
-static bool may_raise_in(PyFrameObject *f, bool desperate) {
+static bool may_raise_in(PyFrameObject *f, enum hurry hurry) {
     PyCodeObject *code = PyFrame_GetCode(f);
     PyObject *globals = PyFrame_GetGlobals(f);
     bool may = !special(code->co_name) && !PyDict_GetItemString(globals, "__gmpy_atomic__") &&
-               may_raise_at(code, PyFrame_GetLasti(f), desperate) && !in_script(f);
+               may_raise_at(code, PyFrame_GetLasti(f), hurry) && !in_script(f);
     Py_XDECREF(globals);
     Py_DECREF(code);
     return may;
@@ -265,10 +269,13 @@ static int raise_here(void *Py_UNUSED(arg)) {
         return 0;
     }
     PyFrameObject *f = PyEval_GetFrame();
-    bool desperate =
-        remote ? h->raise_tries < REMOTE_TRIES / 2 : load_relaxed(&queue_tries) < QUEUE_TRIES / 2;
+    int tries = load_relaxed(&queue_tries), all = QUEUE_TRIES;
+    if (remote) tries = h->raise_tries, all = REMOTE_TRIES;
+    enum hurry hurry = tries > all / 2 ? PATIENT : DESPERATE;
+    PyG *self = host_g(gp); /* its own fields: another may only add to them */
+    if (tries < all / 4 && self->interrupt && !self->interrupt_soft) hurry = AT_LAST;
     if (load_relaxed(&gp->cancel) &&
-        (load_relaxed(&h->no_preempt) || in_locking_code() || !f || !may_raise_in(f, desperate))) {
+        (load_relaxed(&h->no_preempt) || in_locking_code() || !f || !may_raise_in(f, hurry))) {
         if (!remote) queue_raise();
         return 0;
     }
