@@ -64,7 +64,9 @@ class _Writer:
             f'{{"ph":"{ph}","pid":{pid},"tid":{tid},"ts":{t // 1000}.{t % 1000:03d},{more}}},\n'
         )
         if len(self.lines) > 4000:
+            last = self.lines.pop()  # stays: the very last one of the file has no comma
             self.flush()
+            self.lines.append(last)
 
     def flush(self) -> None:
         self.out.write("".join(self.lines))

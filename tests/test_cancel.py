@@ -271,6 +271,24 @@ def test_what_stands_around_a_hogs_loop_sees_the_interrupt(hog):
     never.cancel()
 
 
+@in_runtime
+@preempts
+def test_a_hog_that_takes_items_is_interrupted_without_losing_one():
+    for _ in range(20):
+        q = queue.SimpleQueue()
+        q.put("item")
+
+        def hog(q=q):
+            while True:
+                q.put(q.get_nowait())
+
+        g = rt.go(hog)
+        rt.sleep(0.005)
+        g.cancel()
+        assert isinstance(g.exception(PATIENCE), rt.Cancelled)
+        assert q.qsize() == 1
+
+
 PARKS = {
     "sleep": lambda env: rt.sleep(PATIENCE),
     "recv": lambda env: env.chan.recv(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import gzip
+import io
 import json
 import re
 import threading
@@ -30,6 +31,7 @@ from test_cli import gmpy_rt as command
 import gmpy_rt as rt
 from gmpy_rt import _door, socket, trace
 from gmpy_rt._trace_check import Checker, Report, check
+from gmpy_rt._trace_export import _Writer
 
 P, M, THREADS, G = 1, 2, 3, 4
 
@@ -763,3 +765,14 @@ def test_the_command_says_what_is_wrong(tmp_path):
         done = command("trace", *words)
         assert done.returncode == 2 and done.stderr.startswith("gmpy-rt trace: "), done
         assert says in done.stderr
+
+
+def test_the_last_line_is_there_to_lose_its_comma_however_many_come_before() -> None:
+    # Found: with a multiple of 4,001 events, stop() raised IndexError.
+    out = io.StringIO()
+    writer = _Writer(out)
+    for n in range(1, 8100):
+        writer.line("i", 1, 1, n, '"name":"x"')
+        assert writer.lines
+    writer.flush()
+    assert out.getvalue().count("\n") == 8099
