@@ -96,10 +96,10 @@ static inline void waits_for(seat *s, PyObject *what) {
  *
  * Frames on the way to a park are small. greenlet copies the C stack between a G's start and
  * its park away and back with every switch, 1.7 KB of it the interpreter's and greenlet's own.
- * From 2,112 bytes on, memcpy uses `rep movsb` on processors with FSRM, which then was a
- * third of a select that parks (measured, 3.14.7t, EPYC). So what comes before and after a
- * switch is out_of_line, big things are on the heap, and no usual way to a park adds more than
- * a quarter of that (tests/test_depth.py). */
+ * From 2,112 bytes on, memcpy uses `rep movsb` on processors with FSRM, and a select that parks
+ * took nearly twice as long (measured, 3.14.7t, EPYC). So what comes before and after a switch is
+ * out_of_line, big things are on the heap, and no usual way to a park adds more than a quarter of that
+ * (tests/test_depth.py). */
 enum { PARK_ERROR = -1 };
 /* Sleeps until the wait that was begun on s ends: an enum wake_reason. PARK_ERROR with an
  * exception set when it was interrupted (Cancelled, KeyboardInterrupt): the caller then
