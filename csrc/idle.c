@@ -311,11 +311,11 @@ static void tell_left(m *mp) {
     p *pp = S.idlep;
     snprintf(left_told, sizeof left_told,
              "M%u: state %d, token %d, listed %d, polling %d, bound %u; %u P's idle, P%d first; poller %d, "
-             "spinning %u, global %u",
+             "spinning %u, global %u, %u visitors",
              mp ? mp->id : 0, mp ? (int)mp->state : -1, mp && load_relaxed(&mp->token_queued),
              mp && mp->idle_listed, mp && mp->polling, mp ? boundq_len(&mp->bound) : 0,
              load_relaxed(&S.nidlep), pp ? (int)pp->id : -1, load_relaxed(&S.poller) != NULL,
-             load_relaxed(&S.nspinning), globq_len(&S.globq));
+             load_relaxed(&S.nspinning), globq_len(&S.globq), load_relaxed(&S.visitors));
 }
 
 bool sched_left_behind(bool rescue) {
@@ -445,7 +445,9 @@ void stopm(m *mp, bool leave) {
     bool fresh = fresh_for(mp);
     if (fresh || boundq_len(&mp->bound)) {
         mutex_lock(&S.lock);
-        if (mp->state == M_IDLE) {
+        /* M_WANTP, too: its token may wait beside a P that was idled meanwhile by who saw mp still
+         * counted as spinning, and woke nobody. */
+        if (mp->state != M_RUN) {
             p *back = pidle_get(pp, mp->latency);
             if (back) {
                 give(mp, back);
