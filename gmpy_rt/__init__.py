@@ -17,7 +17,8 @@ from ._door import (
 from .blocking import blocking
 from .cancel import deadline, shield, timeout
 from .dump import dump, dump_on_signal
-from .group import Executor, Pool, TaskGroup, gather, map_as_completed
+from .executor import Executor
+from .group import Pool, TaskGroup, gather, map_as_completed
 from .group import map as map
 from .local import Local
 from .outside import awaitable, call_from_thread, denotify, notify

@@ -37,7 +37,7 @@ def getaddrinfo(
     flags: int = 0,
 ) -> list[AddrInfo]:
     """As the stdlib's; a name is looked up on another thread, and only this G waits."""
-    if is_numeric(host) and (port is None or isinstance(port, int) or port.isdigit()):
+    if is_numeric(host) and (not isinstance(port, str | bytes) or port.isdigit()):
         found: list[AddrInfo] = _lookup(host, port, family, type, proto, flags)
     else:
         found = blocking(_lookup, host, port, family, type, proto, flags)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from typing import Any
 
 from . import _load as _load
@@ -70,18 +71,28 @@ def _is_data_descriptor(cls: type, name: str) -> bool:
 def _state(local: Local, init: bool = True) -> dict[str, Any]:
     """The calling G's attributes of local; made, through __init__, when it has none yet."""
     get = object.__getattribute__
-    everything = g_locals()
-    if everything is None:  # a plain thread
-        everything = get(local, "_Local__thread").__dict__
-    mine = everything.get(id(local))
-    if mine is not None and mine[0] is get(local, "_Local__thread"):
+    identity = get(local, "_Local__thread")
+    of_g = g_locals()
+    everything = identity.__dict__ if of_g is None else of_g
+    key = id(local)
+    mine = everything.get(key)
+    if mine is not None:
         return mine[1]  # type: ignore[no-any-return]
     state: dict[str, Any] = {}
-    # threading.local() is the identity: ids of dead Locals are used again.
-    everything[id(local)] = (get(local, "_Local__thread"), state)
+    gone = None
+    if of_g is not None:
+        # The entry goes with the Local, so before its id is used again. (The G's dict is cleared
+        # when the G ends, which ends the cycle through this callback, too. A thread's dict goes
+        # with the Local.)
+        gone = weakref.ref(identity, lambda _: of_g.pop(key, None))
+    everything[key] = (gone, state)
     cls = type(local)
     if init and cls.__init__ is not object.__init__:
-        cls.__init__(local, *get(local, "_Local__args"), **get(local, "_Local__kwargs"))
+        try:
+            cls.__init__(local, *get(local, "_Local__args"), **get(local, "_Local__kwargs"))
+        except BaseException:
+            everything.pop(key, None)  # it runs again at the next touch, as threading.local's
+            raise
     return state
 
 

@@ -13,7 +13,9 @@ from typing import Any, ParamSpec, TypeVar
 
 from . import _load as _load
 from . import runtime
-from ._door import Cancelled, Chan, G, go
+from ._door import Cancelled, Chan, G, Scope, go, go_anyway
+
+__gmpy_atomic__ = True  # no interrupt between two bytecodes here, see preempt.c
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,7 +50,8 @@ def awaitable(g: G[T]) -> asyncio.Future[T]:
             future.set_exception(exc)
 
     def watch() -> None:
-        g.join()
+        with Scope(shield=True):  # g ends; cancelled with it as a run ends, who awaits must hear
+            g.join()
         try:
             loop.call_soon_threadsafe(settle)
         except RuntimeError:
@@ -58,7 +61,7 @@ def awaitable(g: G[T]) -> asyncio.Future[T]:
         if f.cancelled():
             g.cancel()
 
-    go(watch).name = f"watch {g.id}"
+    go_anyway(watch).name = f"watch {g.id}"
     future.add_done_callback(cancelled)
     return future
 
@@ -73,8 +76,9 @@ def notify(*signums: int, chan: Chan[int] | None = None) -> Chan[int]:
 
     chan: one to use; its capacity says how many may wait (1 unless given); what finds it full
     is dropped. From then on the signal does nothing else, until denotify(). Raises ValueError
-    for a number that isn't a signal's or without any, RuntimeError outside a runtime or when
-    run() wasn't called in the main thread.
+    for a number that isn't a signal's or without any, OSError for one that can't be caught,
+    RuntimeError outside a runtime (but in the main thread) or when run() wasn't called in the
+    main thread.
     """
     if not signums:
         raise ValueError("notify(): name the signals, such as signal.SIGTERM")
@@ -82,9 +86,18 @@ def notify(*signums: int, chan: Chan[int] | None = None) -> Chan[int]:
     target: Chan[int] = Chan(1) if chan is None else chan
 
     def install() -> None:
+        before = {}
+        try:
+            for n in numbers:
+                if n not in _signals:
+                    before[n] = signal.signal(n, _deliver)
+        except OSError as exc:
+            for done, handler in before.items():
+                signal.signal(done, handler)
+            name = signal.Signals(n).name
+            raise OSError(exc.errno, f"notify({name}): this signal can't be caught") from None
+        _previous.update(before)
         for n in numbers:
-            if n not in _signals:
-                _previous[n] = signal.signal(n, _deliver)
             _signals.setdefault(n, []).append(target)
 
     runtime.in_main_thread(install)

@@ -12,7 +12,7 @@ from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from . import _load as _load
-from ._door import Chan, Lock, Waiters
+from ._door import Chan, Lock, Waiters, no_preempt
 from .sync import Condition, _is_negative
 
 __gmpy_atomic__ = True  # no interrupt between two bytecodes here, see preempt.c
@@ -180,11 +180,21 @@ class PriorityQueue(Queue[T]):
     def _init(self, maxsize: int) -> None:
         self.queue = []
 
+    # An interrupt raised in an item's own __lt__ would leave the heap amid a move.
+
     def _put(self, item: T) -> None:
-        heappush(self.queue, item)
+        no_preempt(1)
+        try:
+            heappush(self.queue, item)
+        finally:
+            no_preempt(-1)
 
     def _get(self) -> T:
-        item: T = heappop(self.queue)
+        no_preempt(1)
+        try:
+            item: T = heappop(self.queue)
+        finally:
+            no_preempt(-1)
         return item
 
 

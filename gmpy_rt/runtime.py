@@ -400,14 +400,14 @@ def num_goroutine() -> int:
 def lock_os_thread() -> None:
     """Give this G's M to it alone: no further G will start there, until unlock_os_thread().
 
-    Calls nest. A started G never changes its M anyway. G's that started on this M before
-    stay there too.
+    Calls nest; what isn't undone when the G ends is undone then. A started G never changes its M
+    anyway. G's that started on this M before stay there too.
     """
     _door.lock_m(1)
 
 
 def unlock_os_thread() -> None:
-    """Undo one lock_os_thread(). Raises RuntimeError if there was none."""
+    """Undo one lock_os_thread() of this G. Raises RuntimeError if there was none."""
     _door.lock_m(-1)
 
 
@@ -451,7 +451,7 @@ def excepthook(g: G[Any]) -> None:
     """
     exc = g.exception(0)
     assert exc is not None
-    print(f"Exception in {g!r}, which nobody joined:", file=sys.stderr)
+    print(f"Exception in {g!r}, whose result nobody asked for:", file=sys.stderr)
     traceback.print_exception(exc, file=sys.stderr)
     sys.stderr.flush()
 

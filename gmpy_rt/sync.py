@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from operator import index
 from threading import BrokenBarrierError
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 from . import _door
 from . import _load as _load
-from ._door import G, Lock, RLock, Scope, Waiters, current_or_none, go
+from ._door import G, Lock, RLock, Scope, Waiters, checkpoint, current_or_none, go_anyway
 
 __gmpy_atomic__ = True  # no interrupt between two bytecodes here, see preempt.c
 
@@ -36,6 +37,16 @@ def _is_negative(timeout: float) -> bool:
         raise TypeError(
             f"timeout={timeout!r}: give a number of seconds, or None to wait for ever"
         ) from None
+
+
+def at_least_one(name: str, value: int, hint: str) -> None:
+    """Raises TypeError, ValueError."""
+    try:
+        ok = index(value) >= 1
+    except TypeError:
+        raise TypeError(f"{name}={value!r}: give an int; {hint}") from None
+    if not ok:
+        raise ValueError(f"{name}={value!r}: {hint}")
 
 
 def _acquire_anyway(lock: AnyLock) -> None:
@@ -80,6 +91,10 @@ class Condition:
             lock.release()
             return False
         return True
+
+    def locked(self) -> bool:
+        """Whether the lock is held."""
+        return bool(self._lock.locked())
 
     def _check_owned(self, what: str) -> None:
         if not self._is_owned():
@@ -183,8 +198,8 @@ class Semaphore(_door.Semaphore):
 class BoundedSemaphore(Semaphore):
     """A Semaphore whose value never exceeds the first one: release() raises ValueError then."""
 
-    def __new__(cls, value: int = 1) -> BoundedSemaphore:
-        return super().__new__(cls, value, True)
+    def __init__(self, value: int = 1) -> None:
+        super().__init__(value, True)
 
     def __repr__(self) -> str:
         bound = self._initial_value
@@ -197,6 +212,7 @@ class _Round:
     def __init__(self, parties: int) -> None:
         self.free = list(range(parties - 1, -1, -1))  # numbers not given out yet
         self.waiters = Waiters("barrier")
+        self.full = False  # the last one has come, and runs the action
         self.over = False
         self.broken = False
 
@@ -211,8 +227,7 @@ class Barrier:
     def __init__(
         self, parties: int, action: Callable[[], object] | None = None, timeout: float | None = None
     ) -> None:
-        if parties < 1:
-            raise ValueError(f"parties={parties}: parties must be >= 1")
+        at_least_one("parties", parties, "parties must be >= 1")
         self._parties = parties
         self._action = action
         self._timeout = timeout
@@ -236,7 +251,7 @@ class Barrier:
             if now.broken:
                 raise BrokenBarrierError
             me = now.free.pop()
-            last = not now.free
+            last = now.full = not now.free
             if last:
                 self._round = _Round(self._parties)
             else:
@@ -245,17 +260,31 @@ class Barrier:
             self._finish(now)
             return me
         try:
-            woken = ticket.wait(timeout)
+            if not ticket.wait(timeout):
+                self._timed_out(now)
         except BaseException:
             self._lock._acquire_anyway()
             now.free.append(me)
             self._lock.release()
             raise
-        if not woken:
-            self._break(now)
         if now.broken:
             raise BrokenBarrierError
         return me
+
+    def _timed_out(self, now: _Round) -> None:
+        """Break the barrier; but if the last one has come, that one's action decides."""
+        self._lock._acquire_anyway()
+        if not now.full:
+            now.broken = True
+        self._lock.release()
+        if not now.full:
+            now.waiters.wake_all()
+            return
+        ticket = now.waiters.add()
+        if now.over or now.broken:
+            ticket.drop()
+        else:
+            ticket.wait()
 
     def _finish(self, now: _Round) -> None:
         try:
@@ -423,10 +452,20 @@ class _Side:
         self._take, self.release = take, give
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """As Lock.acquire."""
+        """As Lock.acquire: timeout in seconds, -1 waits for ever."""
+        if timeout == -1:
+            return self._take(None if blocking else 0)
         if not blocking:
-            return self._take(0)
-        return self._take(None if _is_negative(timeout) else timeout)
+            raise ValueError("can't specify a timeout for a non-blocking call")
+        try:
+            negative = timeout < 0
+        except TypeError:
+            raise TypeError(
+                f"timeout={timeout!r}: give a number of seconds, or -1 to wait for ever"
+            ) from None
+        if negative:
+            raise ValueError(f"timeout={timeout!r}: give seconds >= 0, or -1 to wait for ever")
+        return self._take(timeout)
 
     def __enter__(self) -> bool:
         return self._take(None)
@@ -476,13 +515,14 @@ class WaitGroup(_door.WaitGroup):
         """Start fn(*args, **kwargs) as a G that wait() waits for, and return it."""
         self.add(1)
         try:
-            return go(self._run, fn, args, kwargs)
+            return go_anyway(self._run, fn, args, kwargs)
         except BaseException:
             self.done()
             raise
 
     def _run(self, fn: Callable[..., T], args: Any, kwargs: Any) -> T:
         try:
+            checkpoint()  # cancelled before it began?
             return fn(*args, **kwargs)
         finally:
             self.done()

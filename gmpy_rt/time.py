@@ -1,8 +1,8 @@
 """Go's timers: after(), Timer and Ticker, which deliver on channels.
 
 What they send is the time.monotonic() (seconds) of the sending. One G per runtime, the
-keeper, serves them all; it lives while something is armed. A timer whose channel nobody
-holds any more is dropped.
+keeper, serves them all; it lives while something is armed. A timer whose channel was closed,
+or is held by nobody any more, is dropped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from itertools import count
 from time import monotonic
 
 from . import _load as _load
-from ._door import Chan, G, Lock, Waiters, go, gosched
+from ._door import Chan, ChanClosed, G, Lock, Waiters, go, gosched
 
 __gmpy_atomic__ = True  # no interrupt between two bytecodes here, see preempt.c
 _BATCH = 256
@@ -29,6 +29,14 @@ def _check(seconds: float, name: str = "seconds") -> float:
     if nan:
         raise ValueError(f"{name}=nan: give a number of seconds")
     return float(seconds)
+
+
+def _take_stale(chan: Chan[float]) -> bool:
+    """Take out the value of the time before; whether there was one."""
+    try:
+        return chan.try_recv()[0]
+    except ChanClosed:
+        return False
 
 
 class _Entry:
@@ -53,7 +61,10 @@ class _Entry:
         chan = self.chan()
         if chan is None:
             return False
-        chan.try_send(now)
+        try:
+            chan.try_send(now)
+        except ChanClosed:
+            return False
         if self.period is None:
             return False
         self.when += self.period
@@ -169,7 +180,7 @@ class Timer:
     def stop(self) -> bool:
         """Disarm it. Returns whether it was armed, or its value not received yet."""
         armed = _keeper.stop(self._entry)
-        return self.chan.try_recv()[0] or armed
+        return _take_stale(self.chan) or armed
 
     def reset(self, seconds: float) -> bool:
         """Arm it again, from now on. Returns what stop() would."""
@@ -186,27 +197,33 @@ class Ticker:
     """
 
     def __init__(self, period: float) -> None:
+        self._check(period)
         self.chan: Chan[float] = Chan(1)
         self._entry = self._arm(period)
 
-    def _arm(self, period: float) -> _Entry:
+    @staticmethod
+    def _check(period: float) -> None:
         if not _check(period, "period") > 0:
             raise ValueError(f"period={period!r}: a Ticker's period is above 0 seconds")
+
+    def _arm(self, period: float) -> _Entry:
         entry = _Entry(self.chan, monotonic() + period, float(period))
         _keeper.add(entry)
         return entry
 
     def stop(self) -> None:
-        """No more ticks. The channel isn't closed: who waits for a tick goes on waiting."""
+        """No more ticks. The channel isn't closed: who waits for a tick goes on waiting.
+
+        To end that one's loop, close `chan` yourself.
+        """
         _keeper.stop(self._entry)
-        self.chan.try_recv()
+        _take_stale(self.chan)
 
     def reset(self, period: float) -> None:
-        """Tick every `period` seconds from now on."""
-        old = self._entry
-        entry = self._arm(period)
-        _keeper.stop(old)
-        self._entry = entry
+        """Tick every `period` seconds from now on; a tick that nobody received yet is dropped."""
+        self._check(period)
+        self.stop()
+        self._entry = self._arm(period)
 
     def __iter__(self) -> Iterator[float]:
         return iter(self.chan)

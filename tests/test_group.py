@@ -6,8 +6,8 @@ import concurrent.futures
 import threading
 
 import pytest
-from support import PATIENCE, excepthook_calls, is_parked, poll_until
-from test_g import in_runtime
+from support import PATIENCE, excepthook_calls, is_parked, poll_until, preempts
+from test_g import in_runtime, on_one_p
 
 import gmpy_rt as rt
 
@@ -271,3 +271,91 @@ def test_executor_from_a_plain_thread():
     thread.start()
     assert got.recv(PATIENCE).startswith("G-")
     rt.blocking(thread.join)
+
+
+def test_a_future_settles_even_if_its_call_never_began():
+    """As main returned, 299 futures stayed pending for ever, and shutdown() hung."""
+    executor, futures = rt.Executor(), []
+    rt.run(lambda: futures.extend(executor.submit(rt.sleep, PATIENCE) for _ in range(50)), procs=1)
+    assert all(f.done() for f in futures)
+    executor.shutdown()
+
+
+@on_one_p
+@pytest.mark.parametrize("limit", [1, None])
+def test_wait_and_as_completed_park_the_g_that_waits_for_futures(limit):
+    """They wait on a threading.Event of their own: it blocked the very M that had to run them."""
+    gate = rt.Event()
+    with rt.Executor(limit) as executor:
+
+        def body():
+            futures = [executor.submit(rt.sleep, 0.01) for _ in range(4)]
+            rt.gosched()  # they begin, on this very M
+            done, left = concurrent.futures.wait(futures, PATIENCE)
+            assert len(done) == 4 and not left
+            again = [executor.submit(abs, -n) for n in range(4)]
+            done = concurrent.futures.as_completed([*futures, *again], PATIENCE)
+            assert len({id(f) for f in done}) == 8
+            slow = executor.submit(gate.wait, PATIENCE)
+            some = [slow] if limit else [slow, executor.submit(abs, 1)]
+            done, left = concurrent.futures.wait(
+                some, 0.01 if limit else PATIENCE, "FIRST_COMPLETED"
+            )
+            assert left == {slow}
+
+        rt.go(body).result(PATIENCE)
+        gate.set()
+
+
+@preempts
+@in_runtime
+def test_a_timeout_in_a_busy_body_still_waits_for_the_children():
+    """It was raised where __exit__ called a function, before that had waited."""
+    children = []
+
+    def body():
+        with rt.TaskGroup() as tg:
+            children.append(tg.go(rt.sleep, PATIENCE))
+            rt.gosched()
+            sum(range(4_000_000))  # in C: what interrupts waits for the end of it, so for __exit__
+
+    for _ in range(5):
+        with pytest.raises(TimeoutError), rt.timeout(0.01):
+            body()
+            while True:  # should the timeout be later than the block
+                pass
+        assert children[-1].done()
+
+
+@in_runtime
+def test_a_call_that_meets_something_cancelled_has_no_result():
+    """map() left it out, and returned the others as if they were all."""
+    gone, fine = rt.go(rt.sleep, PATIENCE), rt.go(lambda: 1)
+    gone.cancel()
+    for order in ([gone, fine], [fine, gone]):
+        with pytest.raises(rt.Cancelled):
+            rt.map(rt.G.result, order)
+        with pytest.raises(rt.Cancelled):
+            list(rt.map_as_completed(rt.G.result, order))
+        with pytest.raises(rt.Cancelled):
+            rt.gather(*[g.result for g in order])
+    done = []
+    with rt.Pool(1) as pool:
+        pool.put(gone.result)
+        for i in range(5):
+            pool.put(done.append, i)
+    assert done == list(range(5))
+
+
+@in_runtime
+def test_a_pool_takes_work_in_its_block_only():
+    pool = rt.Pool(1)
+    with pytest.raises(RuntimeError, match="before its block"):
+        pool.put(fail)
+    with pool:
+        pass
+    with pytest.raises(RuntimeError, match="after its block"):
+        pool.put(fail)
+    for make in (rt.Pool, rt.Executor, rt.Barrier, lambda n: rt.map(abs, [1], limit=n)):
+        with pytest.raises(TypeError, match="'2'"):
+            make("2")

@@ -93,3 +93,41 @@ def test_arguments_need_an_init():
         rt.Local(1)
     with pytest.raises(AttributeError, match="read-only"):
         rt.Local().__dict__ = {}
+
+
+@on_one_p
+def test_what_a_g_set_goes_with_the_local():
+    class Thing:
+        pass
+
+    refs, mine = [], rt.Local()
+    mine.n = 1
+    for _ in range(100):
+        local = rt.Local()
+        local.thing = Thing()
+        refs.append(weakref.ref(local.thing))
+    del local
+    gc.collect()
+    assert not any(ref() for ref in refs) and mine.n == 1
+
+
+@on_one_p
+def test_an_init_that_failed_runs_again_at_the_next_touch():
+    fails = False
+
+    class Mine(rt.Local):
+        def __init__(self, n):
+            if fails:
+                raise ZeroDivisionError
+            self.n = n
+
+    def body():
+        nonlocal fails
+        fails = True
+        with pytest.raises(ZeroDivisionError):
+            local.n  # noqa: B018
+        fails = False
+        return local.n
+
+    local = Mine(7)
+    assert rt.go(body).result(PATIENCE) == 7

@@ -110,3 +110,63 @@ def test_signals_need_run_in_the_main_thread():
     thread.start()
     thread.join(PATIENCE)
     assert got == [True]
+
+
+def test_who_awaits_a_g_hears_of_the_end_of_its_run():
+    heard, waits = [], threading.Event()
+
+    async def wait(g):
+        future = rt.awaitable(g)
+        waits.set()
+        try:
+            await future
+        except asyncio.CancelledError:
+            heard.append("cancelled")
+
+    def slow_to_end():
+        try:
+            rt.sleep(PATIENCE)
+        finally:
+            with rt.shield():
+                rt.sleep(0.02)
+
+    def main():
+        g = rt.go(slow_to_end)
+        thread = threading.Thread(target=lambda: asyncio.run(wait(g)))
+        thread.start()
+        rt.blocking(waits.wait)
+        return thread
+
+    rt.run(main).join(PATIENCE)
+    assert heard == ["cancelled"]
+
+
+def test_a_signal_that_cannot_be_caught_changes_nothing():
+    before = signal.getsignal(signal.SIGUSR1)
+
+    def main():
+        with pytest.raises(OSError, match="SIGKILL"):
+            rt.notify(signal.SIGUSR1, signal.SIGKILL)
+
+    rt.run(main)
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
+def test_a_handler_may_wait_while_its_thread_waits():
+    """Both sat on the thread's one seat, and the queue of the outer wait was spoiled."""
+    lock, chan, got = rt.Lock(), rt.Chan(), []
+
+    def handler(signum, frame):
+        got.append(lock.acquire(timeout=0.01))
+        sent.start()
+
+    lock.acquire()
+    sent = threading.Thread(target=chan.send, args=(1, PATIENCE))
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        assert chan.recv(PATIENCE) == 1
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert got == [False] and not chan.try_send(1)
+    sent.join(PATIENCE)

@@ -6,7 +6,7 @@ import queue as stdlib
 import threading
 
 import pytest
-from support import PATIENCE, is_parked, poll_until
+from support import PATIENCE, is_parked, poll_until, preempts
 from test_g import in_runtime
 
 import gmpy_rt as rt
@@ -172,3 +172,41 @@ def test_a_simple_queue_holds_any_number():
     assert [q.get_nowait() for _ in range(q.qsize())] == list(range(3334, 10_000))
     with pytest.raises(queue.Empty):
         q.get(timeout=0.001)
+
+
+@preempts
+@in_runtime
+@pytest.mark.parametrize("what", ["get", "put"])
+def test_an_interrupt_in_an_items_own_lt_spoils_no_priority_queue(what):
+    """Raised in there it left the heap amid a move: the item that was being taken was gone."""
+    slow = False
+
+    class Item:
+        def __init__(self, n):
+            self.n = n
+
+        def key(self):
+            return self.n
+
+        def __lt__(self, other):
+            if slow:
+                sum(range(100_000))
+            return self.key() < other.key()
+
+    q = queue.PriorityQueue()
+    got = []
+    if what == "get":
+        for n in range(100):
+            q.put(Item(n))
+    slow = True
+    with pytest.raises(TimeoutError), rt.timeout(0.05):
+        if what == "get":
+            got.extend(iter(q.get, None))  # in C: what get() returns can't get lost here
+        else:
+            for n in range(1_000_000):
+                q.put(Item(-n))
+    slow = False
+    left = [q.get() for _ in range(q.qsize())]
+    assert q.unfinished_tasks == len(got) + len(left)
+    assert [i.n for i in left] == sorted(i.n for i in left)
+    assert what == "put" or len(got) + len(left) == 100

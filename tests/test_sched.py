@@ -1027,6 +1027,22 @@ def test_a_locked_m_works_with_one_p():
     rt.run(main, procs=1)
 
 
+def test_a_g_that_ends_locked_gives_its_m_back():
+    def main():
+        rt.go(rt.lock_os_thread).result(PATIENCE)
+        with pytest.raises(RuntimeError, match="without lock_os_thread"):
+            rt.unlock_os_thread()  # that one's is none of main's
+        rt.lock_os_thread()
+        mine = my_m()
+        assert rt.go(my_m).result(PATIENCE) != mine
+        with pytest.raises(RuntimeError, match="without lock_os_thread"):
+            rt.go(rt.unlock_os_thread).result(PATIENCE)
+        rt.unlock_os_thread()
+        assert rt.go(my_m).result(PATIENCE) == mine
+
+    rt.run(main, procs=1)
+
+
 # ---------------------------------------------------------------- stats
 
 

@@ -196,3 +196,22 @@ def test_cancel_of_a_select_leaves_no_trace():
     assert isinstance(g.exception(PATIENCE), rt.Cancelled)
     assert a.try_send(1) is False
     assert b.try_recv() == (False, None)
+
+
+@in_runtime
+def test_a_closed_channel_says_which_case_it_was():
+    a, b, full = rt.Chan(), rt.Chan(), rt.Chan()
+    b.close()
+    with pytest.raises(rt.ChanClosed, match="case 1: recv") as raised:
+        rt.select(a, b)
+    assert raised.value.case == 1
+    with pytest.raises(rt.ChanClosed, match="case 2: send") as raised:
+        rt.select(a, full, (b, 1))
+    assert raised.value.case == 2
+    g = rt.go(rt.select, None, a)
+    poll_until(lambda: is_parked(g))
+    a.close()
+    assert g.exception(PATIENCE).case == 1
+    with pytest.raises(rt.ChanClosed) as raised:
+        a.recv()
+    assert raised.value.case is None

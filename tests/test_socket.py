@@ -416,8 +416,10 @@ def test_acceptors_of_one_listener_share_the_connections(procs: int) -> None:
                     conn.close()
 
             gs = [go(take, i) for i in range(4)]
-            parked(*gs)
             for _ in range(100):
+                parked(
+                    *gs
+                )  # one whose M waited for a CPU was overtaken while it was out of the line
                 with socket.create_connection(listener.getsockname(), timeout=PATIENCE) as c:
                     assert c.recv(1) == b""
             assert taken == [25] * 4

@@ -397,3 +397,104 @@ def test_primitives_die_quietly_with_their_waiters_gone():
     begun = time.monotonic()
     assert rt.Event().wait(0.01) is False
     assert time.monotonic() - begun >= 0.01
+
+
+@in_runtime
+def test_waitgroup_counts_one_that_was_cancelled_before_it_began():
+    wg, ran = rt.WaitGroup(), []
+    g = wg.go(ran.append, 1)
+    g.cancel()
+    assert wg.wait(PATIENCE)
+    assert isinstance(g.exception(PATIENCE), rt.Cancelled) and not ran
+
+
+@in_runtime
+@pytest.mark.parametrize("kind", [rt.Condition, rt.Event])
+def test_a_wait_with_a_bad_timeout_leaves_no_waiter(kind):
+    """It stayed in the queue for as long as the exception lived, and took a notify."""
+    waited = kind()
+    kept = []
+    for bad in ("x", float("nan")):
+        try:
+            if kind is rt.Condition:
+                with waited:
+                    waited.wait(bad)
+            else:
+                waited.wait(bad)
+        except (TypeError, ValueError) as exc:
+            kept.append(exc)
+    assert len(kept) == 2 and len(waited._waiters) == 0
+
+
+@in_runtime
+def test_a_timeout_does_not_break_a_barrier_whose_last_one_has_come():
+    """As in threading, where that one holds the lock while it runs the action."""
+    acting, go_on = rt.Event(), rt.Event()
+
+    def action():
+        acting.set()
+        assert go_on.wait(PATIENCE)
+
+    barrier = rt.Barrier(2, action)
+    early = rt.go(barrier.wait, 0.01)
+    poll_until(lambda: barrier.n_waiting == 1)
+    last = rt.go(barrier.wait)
+    assert acting.wait(PATIENCE)
+    rt.sleep(0.02)  # early's timeout is over
+    parked(early)
+    go_on.set()
+    assert {early.result(PATIENCE), last.result(PATIENCE)} == {0, 1}
+    assert not barrier.broken
+
+
+@in_runtime
+def test_a_barriers_failed_action_reaches_one_that_timed_out_meanwhile():
+    acting, go_on = rt.Event(), rt.Event()
+
+    def action():
+        acting.set()
+        assert go_on.wait(PATIENCE)
+        raise ZeroDivisionError
+
+    barrier = rt.Barrier(2, action)
+    early = rt.go(barrier.wait, 0.01)
+    poll_until(lambda: barrier.n_waiting == 1)
+    last = rt.go(barrier.wait)
+    assert acting.wait(PATIENCE)
+    rt.sleep(0.02)
+    go_on.set()
+    assert isinstance(last.exception(PATIENCE), ZeroDivisionError)
+    assert isinstance(early.exception(PATIENCE), rt.BrokenBarrierError)
+    assert barrier.broken
+
+
+@in_runtime
+@pytest.mark.parametrize("base", [rt.Semaphore, rt.BoundedSemaphore])
+def test_a_subclass_of_a_semaphore_has_an_init_of_its_own(base):
+    class Named(base):
+        def __init__(self, name, value=2):
+            super().__init__(value)
+            self.name = name
+
+    named = Named("db")
+    assert named.name == "db" and named.value == 2
+    assert named.acquire() and named.acquire() and not named.acquire(False)
+    with pytest.raises(ValueError, match="-1"):
+        Named("bad", -1)
+
+
+@in_runtime
+def test_a_side_of_an_rwmutex_takes_what_a_lock_takes():
+    rw = rt.RWMutex()
+    for side in (rw.reader, rw.writer):
+        assert side.acquire(True, 0.1) is True
+        side.release()
+        with pytest.raises(ValueError, match="-5"):
+            side.acquire(timeout=-5)
+        with pytest.raises(ValueError, match="non-blocking"):
+            side.acquire(False, 5)
+        with pytest.raises(TypeError, match="None"):
+            side.acquire(timeout=None)
+    assert not rt.Condition().locked()
+    with rt.Condition() as held:
+        assert held

@@ -72,6 +72,34 @@ def test_a_ticker_keeps_its_period_and_drops_what_nobody_takes():
 
 
 @in_runtime
+def test_who_closes_a_timers_channel_ends_that_timer_only():
+    """The send on it raised in the keeper, which died with its lock held: no timer ever again."""
+    chan, timer, ticker = rt.after(0.001), rt.Timer(0.001), rt.Ticker(0.001)
+    chan.close()
+    timer.chan.close()
+    beats = 0
+    for _ in ticker:
+        beats += 1
+        if beats == 3:
+            ticker.chan.close()
+    assert beats in (3, 4)  # one may have been in the channel
+    assert rt.after(0.01).recv(PATIENCE) > 0
+    assert timer.stop() is False
+    ticker.stop()
+
+
+@in_runtime
+def test_a_reset_drops_the_tick_of_the_time_before():
+    ticker = rt.Ticker(0.001)
+    poll_until(lambda: len(ticker.chan))
+    ticker.reset(1000)
+    assert ticker.chan.try_recv() == (False, None)
+    with pytest.raises(ValueError, match="above 0"):
+        ticker.reset(0)
+    ticker.stop()
+
+
+@in_runtime
 def test_nothing_stays_behind():
     before = rt.num_goroutine()
     timers = [rt.Timer(1000) for _ in range(500)]

@@ -35,11 +35,13 @@ typedef struct PyG {
     PyObject *interrupt;    /* exception to raise in its next park; under lock */
     bool interrupt_soft;    /* it is a Cancelled, which shields hold back */
     int32_t masked;         /* >0: nothing is raised now, see mask_interrupts */
+    int32_t locks;          /* lock_os_thread() calls that it hasn't undone */
     struct PyScope *scopes; /* the timeouts and shields it is in, innermost first; under lock */
     PyObject *locals;       /* dict of per-G state, made on demand */
     mutex lock;
     _Atomic bool done;
     bool notify;     /* tell run() when it has ended: it is main */
+    bool begins;     /* even if it was cancelled before: see go_anyway */
     bool seen;       /* somebody asked for the result or the exception */
     bool go_latency; /* what it starts is of the latency class */
     waitq joiners;
@@ -108,6 +110,8 @@ int park(seat *s, int64_t deadline, uint8_t reason);
 int park_g(g *gp, int64_t deadline, uint8_t reason); /* the same for gp, which runs */
 /* Lets the others of this M run. -1 with an exception set if interrupted. */
 int yield_now(bool preempted);
+/* by 1: self, which runs, keeps fresh G's off its M, until by -1. */
+void lock_m(m *mp, PyG *self, int32_t by);
 /* Python object -> deadline; 0 for None. -1 with an exception set. -2: no wait (<= 0). */
 int64_t deadline_from(PyObject *timeout);
 

@@ -124,20 +124,20 @@ static PyObject *door_after_fork(PyObject *Py_UNUSED(module), PyObject *Py_UNUSE
 
 static PyObject *door_lock_m(PyObject *Py_UNUSED(module), PyObject *arg) {
     m *mp = sched_self;
+    g *gp = current_g();
     long by = PyLong_AsLong(arg);
     if (by == -1 && PyErr_Occurred()) return NULL;
-    if (!mp) {
+    if (!gp) {
         PyErr_Format(PyExc_RuntimeError,
                      "%slock_os_thread() outside a G: call it in a function started by run() or go()",
                      by < 0 ? "un" : "");
         return NULL;
     }
-    if (by < 0 && mp->locks == 0) {
-        PyErr_SetString(PyExc_RuntimeError, "unlock_os_thread() without lock_os_thread()");
+    if (by < 0 && host_g(gp)->locks == 0) {
+        PyErr_Format(PyExc_RuntimeError, "unlock_os_thread() without lock_os_thread() by %R", gp->host);
         return NULL;
     }
-    mp->locks += (int32_t)by;
-    store_relaxed(&mp->no_fresh, mp->locks > 0 || mp->solo);
+    lock_m(mp, host_g(gp), (int32_t)by);
     if (mp->locks) { /* what waits in this P's queue is for others now */
         sched_enter(mp);
         if (mp->latency)
@@ -172,11 +172,11 @@ static struct PyModuleDef def = {
     .m_doc = "The fast door into the scheduler core. Private: use gmpy_rt.",
 };
 
-static int add_exception(PyObject *module, PyObject **slot, const char *name, PyObject *base,
+static int add_exception(PyObject *module, PyObject **slot, const char *name, PyObject *base, PyObject *dict,
                          const char *doc) {
     char full[64];
     snprintf(full, sizeof full, "gmpy_rt.%s", name);
-    *slot = PyErr_NewExceptionWithDoc(full, doc, base, NULL);
+    *slot = PyErr_NewExceptionWithDoc(full, doc, base, dict);
     return *slot ? PyModule_AddObjectRef(module, name, *slot) : -1;
 }
 
@@ -186,19 +186,22 @@ PyMODINIT_FUNC PyInit__door(void) {
 #ifdef Py_GIL_DISABLED
     PyUnstable_Module_SetGIL(module, Py_MOD_GIL_NOT_USED);
 #endif
-    if (add_exception(module, &Cancelled, "Cancelled", PyExc_BaseException,
+    PyObject *closed_dict = Py_BuildValue("{sO}", "case", Py_None);
+    if (add_exception(module, &Cancelled, "Cancelled", PyExc_BaseException, NULL,
                       "Raised in a G that was cancelled, where it parks.") < 0 ||
-        add_exception(module, &ChanClosed, "ChanClosed", PyExc_Exception,
-                      "A send on a closed channel, or a receive from a closed and drained one.") < 0 ||
-        add_exception(module, &DeadlockError, "DeadlockError", PyExc_RuntimeError,
+        !closed_dict ||
+        add_exception(module, &ChanClosed, "ChanClosed", PyExc_Exception, closed_dict,
+                      "A send on a closed channel, or a receive from a closed and drained one.\n\n"
+                      "case: which case of a select that was (int); else None.") < 0 ||
+        add_exception(module, &DeadlockError, "DeadlockError", PyExc_RuntimeError, NULL,
                       "Every G waits, and nothing is left that could wake one.") < 0 ||
         arena_install() < 0 || pym_init(module) < 0 || pyg_init(module) < 0 || pylook_init(module) < 0 ||
         pyscope_init(module) < 0 || pychan_init(module) < 0 || pysync_init(module) < 0 ||
         pywait_init(module) < 0 || pygroup_init(module) < 0 || pydump_init(module) < 0 ||
         pytrace_init(module) < 0 || pyprof_init(module) < 0 || pypoll_init(module) < 0 ||
         preempt_init(module) < 0 || anchor_init(module) < 0) {
-        Py_DECREF(module);
-        return NULL;
+        Py_CLEAR(module);
     }
+    Py_XDECREF(closed_dict);
     return module;
 }

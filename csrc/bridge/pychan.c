@@ -27,9 +27,31 @@ static PyObject *chan_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) 
     return (PyObject *)self;
 }
 
-static PyObject *closed_error(const char *what) {
-    PyErr_Format(ChanClosed, "%s a closed channel; only its senders should close it, when they have sent all",
-                 what);
+enum closed_op { SEND, RECV, CLOSE };
+
+static PyObject *closed_error(enum closed_op op) {
+    static const char *const texts[] = {
+        [SEND] = "send on a closed channel; only its senders should close it, when they have sent all",
+        [RECV] = "recv from a closed channel, which has no more values; `for value in channel` ends there",
+        [CLOSE] = "close of a closed channel; one of its senders should close it, once",
+    };
+    PyErr_SetString(ChanClosed, texts[op]);
+    return NULL;
+}
+
+/* The same in a select: its `case` tells which one that was. */
+static PyObject *closed_case(int i, bool sending) {
+    closed_error(sending ? SEND : RECV);
+    PyObject *exc = take_exception();
+    PyObject *text = PyUnicode_FromFormat("select case %d: %S", i, exc), *index = PyLong_FromLong(i);
+    PyObject *args = text ? PyTuple_Pack(1, text) : NULL;
+    if (args && index && PyObject_SetAttrString(exc, "args", args) == 0 &&
+        PyObject_SetAttrString(exc, "case", index) == 0)
+        PyErr_SetObject(ChanClosed, exc);
+    Py_XDECREF(text);
+    Py_XDECREF(index);
+    Py_XDECREF(args);
+    Py_XDECREF(exc);
     return NULL;
 }
 
@@ -68,7 +90,7 @@ static out_of_line int send_slowly(PyChan *self, PyObject *value, PyObject *time
         if (why != WAKE_OK) goto timed_out;
         if (s.waiter->ok) return 0;
     }
-    closed_error("send on");
+    closed_error(SEND);
     goto fail;
 timed_out:
     PyErr_Format(PyExc_TimeoutError, "send: nobody received within %S s", timeout);
@@ -82,7 +104,7 @@ static inline int send_value(PyChan *self, PyObject *value, PyObject *timeout) {
     if (r == CHAN_DONE) return 0;
     if (r == CHAN_FULL) return send_slowly(self, value, timeout);
     Py_DECREF(value);
-    closed_error("send on");
+    closed_error(SEND);
     return -1;
 }
 
@@ -144,7 +166,7 @@ static PyObject *chan_py_recv(PyChan *self, PyObject *const *args, Py_ssize_t na
     PyObject *timeout = NULL;
     if ((nargs || kwnames) && parse_timeout(args, nargs, kwnames, 0, &timeout, "recv") < 0) return NULL;
     PyObject *value = recv_value(self, timeout);
-    if (!value && !PyErr_Occurred()) return closed_error("recv from");
+    if (!value && !PyErr_Occurred()) return closed_error(RECV);
     return value;
 }
 
@@ -168,19 +190,19 @@ static PyObject *chan_try_send(PyChan *self, PyObject *value) {
     }
     if (r == CHAN_DONE) Py_RETURN_TRUE;
     Py_DECREF(value);
-    if (r == CHAN_CLOSED) return closed_error("send on");
+    if (r == CHAN_CLOSED) return closed_error(SEND);
     Py_RETURN_FALSE;
 }
 
 static PyObject *chan_try_recv(PyChan *self, PyObject *Py_UNUSED(unused)) {
     void *value = NULL;
     enum chan_result r = chan_recv(&self->c, &value, NULL, NULL);
-    if (r == CHAN_CLOSED) return closed_error("recv from");
+    if (r == CHAN_CLOSED) return closed_error(RECV);
     return r == CHAN_DONE ? pair(Py_NewRef(Py_True), value) : pair(Py_NewRef(Py_False), Py_NewRef(Py_None));
 }
 
 static PyObject *chan_py_close(PyChan *self, PyObject *Py_UNUSED(unused)) {
-    if (!chan_close(&self->c)) return closed_error("close of");
+    if (!chan_close(&self->c)) return closed_error(CLOSE);
     Py_RETURN_NONE;
 }
 
@@ -251,7 +273,7 @@ static int fill_case(chan_case *cc, PyObject *arg) {
 
 /* What select() returns when it has done case `chosen`; steals received. */
 static PyObject *select_result(int chosen, bool sent, bool closed, PyObject *received) {
-    if (closed) return closed_error(sent ? "select: send on" : "select: recv from");
+    if (closed) return closed_case(chosen, sent);
     return pair(chosen < FEW ? Py_NewRef(few_numbers[chosen]) : PyLong_FromLong(chosen),
                 sent ? Py_NewRef(Py_None) : received);
 }

@@ -109,7 +109,8 @@ fail:
     return NULL;
 }
 
-PyObject *go_in_group(struct PyGroup *group, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+static PyObject *start(struct PyGroup *group, bool begins, PyObject *const *args, Py_ssize_t nargs,
+                       PyObject *kwnames) {
     if (nargs < 1) {
         PyErr_SetString(PyExc_TypeError, "go() needs a function: go(fn, *args, **kwargs)");
         return NULL;
@@ -132,6 +133,7 @@ PyObject *go_in_group(struct PyGroup *group, PyObject *const *args, Py_ssize_t n
     }
     PyG *self = new_g(args[0], args + 1, nargs - 1, kwnames);
     if (!self) return NULL;
+    self->begins = begins;
     if (group && group_enter(group, self) < 0) {
         Py_DECREF(self);
         return NULL;
@@ -148,9 +150,26 @@ PyObject *go_in_group(struct PyGroup *group, PyObject *const *args, Py_ssize_t n
     return (PyObject *)self;
 }
 
+PyObject *go_in_group(struct PyGroup *group, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames) {
+    return start(group, false, args, nargs, kwnames);
+}
+
 static PyObject *door_go(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs,
                          PyObject *kwnames) {
-    return go_in_group(NULL, args, nargs, kwnames);
+    return start(NULL, false, args, nargs, kwnames);
+}
+
+/* For functions of ours that keep books on how they end, and so must begin. They call
+ * checkpoint() before they call anything of the user's. */
+static PyObject *door_go_anyway(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t nargs,
+                                PyObject *kwnames) {
+    return start(NULL, true, args, nargs, kwnames);
+}
+
+static PyObject *door_checkpoint(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
+    g *gp = current_g();
+    if (gp && load_seq(&gp->cancel) && raise_interrupt(host_g(gp)) < 0) return NULL;
+    Py_RETURN_NONE;
 }
 
 /* ---------------------------------------------------------------- running to the end */
@@ -166,7 +185,7 @@ static out_of_line void leave_context(PyG *self, bool raised) {
 static PyObject *call(PyG *self) {
     /* mp->cur was set, then the look at cancel; interrupt_g: the other way round. */
     atomic_thread_fence(memory_order_seq_cst);
-    if (unlikely(load_seq(&self->gp->cancel))) { /* cancelled before it began */
+    if (unlikely(load_seq(&self->gp->cancel)) && !self->begins) { /* cancelled before it began */
         raise_interrupt(self);
         return NULL;
     }
@@ -235,6 +254,7 @@ static void finish(PyG *self, PyObject *result) {
     Py_CLEAR(self->args);
     Py_CLEAR(self->kwargs);
     Py_CLEAR(self->context);
+    if (self->locals) PyDict_Clear(self->locals); /* its entries may refer to it: see local.py */
     Py_CLEAR(self->locals);
 }
 
@@ -253,6 +273,7 @@ static out_of_line void ended(PyG *self, PyObject *result) {
     m *mp = sched_self;
     g *gp = self->gp;
     no_raise(load_relaxed(&mp->host), gp);
+    if (unlikely(self->locks)) lock_m(mp, self, -self->locks); /* it ended without unlock_os_thread() */
     /* Not of main: it starts through the same function in every run, whatever it does there. */
     if (unlikely(gp->blocked || (load_relaxed(&mp->hold) == HOLD_TAKEN && sched_blocked_long(mp))) &&
         !self->notify)
@@ -523,6 +544,8 @@ static PyMethodDef methods[] = {
      "go(fn, /, *args, **kwargs)\n--\n\nStart fn(*args, **kwargs) as a G and return it at once.\n\n"
      "It starts with a copy of the caller's contextvars. From a plain thread it works too, while a\n"
      "runtime runs. Raises RuntimeError outside a runtime."},
+    {"go_anyway", (PyCFunction)(void (*)(void))door_go_anyway, METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"checkpoint", door_checkpoint, METH_NOARGS, NULL},
     {"current", door_current, METH_NOARGS,
      "current()\n--\n\nThe G that runs. Raises RuntimeError outside a G."},
     {"current_or_none", door_current_or_none, METH_NOARGS, NULL},

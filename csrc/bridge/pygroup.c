@@ -215,6 +215,7 @@ static PyMethodDef group_methods[] = {
 };
 static PyMemberDef group_members[] = {
     {"__weaklistoffset__", T_PYSSIZET, offsetof(PyGroup, weakrefs), READONLY, NULL},
+    {"_cancelling", T_BOOL, offsetof(PyGroup, cancelling), READONLY, NULL},
     {"_errors", T_OBJECT_EX, offsetof(PyGroup, errors), READONLY, NULL},
     {NULL, 0, 0, 0, NULL},
 };

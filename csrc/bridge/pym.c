@@ -9,10 +9,30 @@ static PyObject *on_m_start; /* called with the M's number on its own thread */
 
 /* ---------------------------------------------------------------- who waits */
 
-static _Thread_local struct {
+/* A plain thread's. A signal's handler (or a finalizer) that runs while it waits may wait, too,
+ * and then sits further in. Never freed: who wakes it may touch it late, and only a main thread,
+ * which runs the handlers, gets a second one as a rule. */
+typedef struct thread_seat {
     parker parker;
     waiter waiter;
+    struct thread_seat *inner;
 } thread_seat;
+
+static _Thread_local thread_seat outermost;
+static _Thread_local thread_seat *innermost; /* NULL: outermost */
+
+/* PyErr_CheckSignals while s is waited on. */
+static int check_signals(seat *s) {
+    thread_seat *mine = containerof(s->parker, thread_seat, parker);
+    if (!mine->inner && !(mine->inner = calloc(1, sizeof *mine))) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    innermost = mine->inner;
+    int r = PyErr_CheckSignals();
+    innermost = mine;
+    return r;
+}
 
 int seat_take(seat *s) {
     m *mp = sched_self;
@@ -27,9 +47,10 @@ int seat_take(seat *s) {
         s->waiter = &s->g->waiter;
         return 0;
     }
+    thread_seat *mine = innermost ? innermost : &outermost;
     s->g = NULL;
-    s->parker = &thread_seat.parker;
-    s->waiter = &thread_seat.waiter;
+    s->parker = &mine->parker;
+    s->waiter = &mine->waiter;
     return 0;
 }
 
@@ -111,7 +132,7 @@ static out_of_line int park_thread(seat *s, int64_t deadline) {
         woken = note_sleep_signals(&s->parker->note, deadline);
         Py_END_ALLOW_THREADS
         if (woken) return s->parker->wake;
-        bool signalled = PyErr_CheckSignals() < 0;
+        bool signalled = check_signals(s) < 0;
         if (!signalled && !(deadline && nanotime() >= deadline)) continue;
         if (wait_take_back(s->parker, seq, WAKE_TIMEOUT)) return signalled ? PARK_ERROR : WAKE_TIMEOUT;
         /* Somebody claimed the wait just now: the note is about to be set. */
@@ -201,6 +222,12 @@ int yield_now(bool preempted) {
     if (schedule(mp, gp, yield_begin(mp, gp, preempted)) < 0) return -1;
     if (unlikely(load_relaxed(&gp->cancel)) && !preempted) return raise_interrupt(host_g(gp));
     return 0;
+}
+
+void lock_m(m *mp, PyG *self, int32_t by) {
+    self->locks += by;
+    mp->locks += by;
+    store_relaxed(&mp->no_fresh, mp->locks > 0 || mp->solo);
 }
 
 int64_t deadline_from(PyObject *timeout) {
@@ -331,9 +358,9 @@ static PyObject *door_gosched(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(u
 
 static PyObject *door_sleep(PyObject *Py_UNUSED(module), PyObject *arg) {
     seat s;
-    int64_t deadline = deadline_from(arg == Py_None ? NULL : arg);
-    if (arg == Py_None) {
-        PyErr_SetString(PyExc_TypeError, "sleep(None): give a number of seconds");
+    int64_t deadline = deadline_from(arg);
+    if (arg == Py_None || (deadline == -1 && PyErr_ExceptionMatches(PyExc_TypeError))) {
+        PyErr_Format(PyExc_TypeError, "sleep(%R): give a number of seconds", arg);
         return NULL;
     }
     if (deadline == -1) return NULL;

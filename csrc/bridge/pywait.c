@@ -165,9 +165,18 @@ static void waiters_dealloc(PyWaiters *self) {
 
 /* ---------------------------------------------------------------- Ticket */
 
+/* It leaves the queue if it can't wait: what raises may keep it alive. */
+static PyObject *ticket_error(PyTicket *self) {
+    mutex_lock(&self->ws->lock);
+    unlink_waiter(self->ws, &self->w);
+    self->used = true;
+    mutex_unlock(&self->ws->lock);
+    return NULL;
+}
+
 static PyObject *ticket_wait(PyTicket *self, PyObject *args, PyObject *kwargs) {
     int64_t deadline;
-    if (timeout_arg(args, kwargs, "|O:wait", &deadline) < 0) return NULL;
+    if (timeout_arg(args, kwargs, "|O:wait", &deadline) < 0) return ticket_error(self);
     mutex_lock(&self->ws->lock);
     bool again = self->used, woken = self->w.ok;
     self->used = true;
@@ -180,7 +189,7 @@ static PyObject *ticket_wait(PyTicket *self, PyObject *args, PyObject *kwargs) {
     int r = woken ? 1 : 0;
     if (!woken && deadline != -2) {
         seat s;
-        if (seat_take(&s) < 0) return NULL;
+        if (seat_take(&s) < 0) return ticket_error(self);
         r = wait_on(self->ws, &s, &self->w, false, deadline);
     }
     self->taken = r == 1;
@@ -222,20 +231,28 @@ typedef struct {
     int64_t value, bound; /* bound: INT64_MAX if none */
 } PySema;
 
-static PyObject *sema_make(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
+static PyObject *sema_make(PyTypeObject *type, PyObject *Py_UNUSED(args), PyObject *Py_UNUSED(kwargs)) {
+    PySema *self = (PySema *)type->tp_alloc(type, 0);
+    if (!self) return NULL;
+    self->value = 1;
+    self->bound = INT64_MAX;
+    return (PyObject *)self;
+}
+
+static int sema_init(PySema *self, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"value", "_bounded", NULL};
     long long value = 1;
     int bounded = 0;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|Lp:Semaphore", names, &value, &bounded)) return NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|Lp:Semaphore", names, &value, &bounded)) return -1;
     if (value < 0) {
         PyErr_Format(PyExc_ValueError, "value=%lld: semaphore initial value must be >= 0", value);
-        return NULL;
+        return -1;
     }
-    PySema *self = (PySema *)type->tp_alloc(type, 0);
-    if (!self) return NULL;
+    mutex_lock(&self->lock);
     self->value = value;
     self->bound = bounded ? value : INT64_MAX;
-    return (PyObject *)self;
+    mutex_unlock(&self->lock);
+    return 0;
 }
 
 static int sema_take(PySema *self, bool wait, int64_t deadline) {
@@ -411,6 +428,7 @@ static void sema_dealloc(PySema *self) {
 }
 static PyType_Slot sema_slots[] = {
     {Py_tp_new, sema_make},
+    {Py_tp_init, sema_init},
     {Py_tp_dealloc, sema_dealloc},
     {Py_tp_methods, sema_methods},
     {Py_tp_getset, sema_getset},
