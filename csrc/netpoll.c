@@ -1,6 +1,7 @@
 #include "netpoll.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -78,6 +79,7 @@ pd *netpoll_open(int fd) {
         return NULL;
     }
     d->fd = fd;
+    d->own_fd = false;
     store_relaxed(&d->closing, false);
     store_relaxed(&d->hup, false);
     for (int i = 0; i < 2; i++) {
@@ -89,9 +91,14 @@ pd *netpoll_open(int fd) {
     uint32_t gen = load_relaxed(&d->gen) + 1;
     if (gen == UINT32_MAX) gen = 1; /* never BREAK_KEY */
     store_release(&d->gen, gen);
-    struct epoll_event ev = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
+    struct epoll_event ev = {.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI | EPOLLET,
                              .data.u64 = (uint64_t)gen << 32 | d->index};
-    if (epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &ev) < 0) {
+    int r = epoll_ctl(epfd, EPOLL_CTL_ADD, fd, &ev);
+    if (r < 0 && errno == EEXIST && (d->fd = fcntl(fd, F_DUPFD_CLOEXEC, 0)) >= 0) {
+        d->own_fd = true;
+        r = epoll_ctl(epfd, EPOLL_CTL_ADD, d->fd, &ev);
+    }
+    if (r < 0) {
         int err = errno;
         netpoll_free(d);
         errno = err;
@@ -121,6 +128,11 @@ static waiter *rouse(pd *d, int mode, uint8_t why) {
     return parker_claim(w->parker, w->seq, why) ? w : NULL; /* else it uncounts itself */
 }
 
+static void close_own(pd *d) {
+    if (d->own_fd) close(d->fd);
+    d->own_fd = false;
+}
+
 void netpoll_close(pd *d) {
     mutex_lock(&d->lock);
     if (load_relaxed(&d->closing)) {
@@ -132,6 +144,7 @@ void netpoll_close(pd *d) {
     mutex_unlock(&d->lock);
     struct epoll_event ev = {0};
     epoll_ctl(epfd, EPOLL_CTL_DEL, d->fd, &ev);
+    close_own(d);
     for (int mode = 0; mode < 2; mode++)
         for (waiter *w;;) {
             mutex_lock(&d->lock);
@@ -146,6 +159,7 @@ void netpoll_free(pd *d) {
     mutex_lock(&d->lock);
     store_release(&d->gen, load_relaxed(&d->gen) + 1);
     mutex_unlock(&d->lock);
+    close_own(d);
     mutex_lock(&slab_lock);
     d->next_free = free_list;
     free_list = d;
@@ -229,7 +243,7 @@ static int dispatch(struct epoll_event *ev) {
             mutex_unlock(&d->lock);
             return woken;
         }
-        if (ev->events & (EPOLLRDHUP | all)) store_relaxed(&d->hup, true);
+        if (ev->events & (EPOLLRDHUP | EPOLLPRI | all)) store_relaxed(&d->hup, true);
         uint64_t state = load_relaxed(&d->dir[mode].state);
         store_seq(&d->dir[mode].state, ((state >> 1) + 1) << 1 | 1);
         waiter *w = rouse(d, mode, WAKE_OK);

@@ -16,7 +16,8 @@
  *   - a short read from a stream means drained: it clears ready by CAS from the noted
  *     state, so that an edge that came meanwhile isn't lost. The next read then parks at
  *     once instead of asking the kernel for EAGAIN. (tokio does the same.) After a hang-up
- *     no further edge may come, so `hup` is for ever and ready is never cleared again.
+ *     no further edge may come, so `hup` is for ever and ready is never cleared again; nor after
+ *     urgent data, before which a read stops short.
  */
 #ifndef GMPY_NETPOLL_H
 #define GMPY_NETPOLL_H
@@ -28,7 +29,8 @@ enum { POLL_READ = 0, POLL_WRITE = 1 };
 
 typedef struct pd {
     mutex lock;
-    int fd;
+    int fd; /* as epoll knows it: the caller's, or a duplicate of ours */
+    bool own_fd;
     uint32_t index;
     _Atomic uint32_t gen;
     _Atomic bool closing;
@@ -47,7 +49,9 @@ enum poll_result { POLL_PARK = 0, POLL_AGAIN = 1, POLL_CLOSED = 2 };
 /* 0 or -errno. */
 int netpoll_init(void);
 void netpoll_fini(void);
-/* Starts watching fd. NULL with errno set (EPERM: the kernel can't poll this kind). */
+/* Starts watching fd; a duplicate of it, if it is watched already: by another pd, or by one
+ * whose fd was closed while the file has other names. NULL with errno set (EPERM: the kernel
+ * can't poll this kind). */
 pd *netpoll_open(int fd);
 /* Wakes every waiter with WAKE_CLOSED; later waits return POLL_CLOSED. The caller closes
  * the fd afterwards. */

@@ -74,13 +74,13 @@ def getnameinfo(sockaddr: Any, flags: int, /) -> tuple[str, str]:
     return blocking(_std.getnameinfo, sockaddr, flags)
 
 
-def resolve(family: int, kind: int, proto: int, address: Any) -> Any:
+def resolve(family: int, address: Any) -> Any:
     """address with its host name replaced by the first address found for that."""
     if family not in _INET or not isinstance(address, tuple) or len(address) < 2:
         return address
     host, port, *rest = address
     if is_numeric(host):
         return address
-    found = getaddrinfo(host, port, family, kind, proto)[0][4]
+    found = getaddrinfo(host, None, family, _std.SOCK_DGRAM)[0][4]  # as the stdlib asks
     # Flow and scope as the caller has them, where he has.
-    return (*found[:2], *rest, *found[2 + len(rest) :])
+    return (found[0], port, *rest, *found[2 + len(rest) :])

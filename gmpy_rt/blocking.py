@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextvars
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from . import _door
+
+__gmpy_atomic__ = True  # no interrupt between two bytecodes here, see preempt.c
 
 T = TypeVar("T")
 
@@ -96,3 +99,6 @@ def _after_fork_in_child() -> None:
     _pool = None
     _pool_lock = threading.Lock()
     _busy.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -82,7 +82,7 @@ def notify(*signums: int, chan: Chan[int] | None = None) -> Chan[int]:
     """
     if not signums:
         raise ValueError("notify(): name the signals, such as signal.SIGTERM")
-    numbers = [int(signal.Signals(n)) for n in signums]
+    numbers = list(dict.fromkeys(int(signal.Signals(n)) for n in signums))
     target: Chan[int] = Chan(1) if chan is None else chan
 
     def install() -> None:
@@ -98,7 +98,9 @@ def notify(*signums: int, chan: Chan[int] | None = None) -> Chan[int]:
             raise OSError(exc.errno, f"notify({name}): this signal can't be caught") from None
         _previous.update(before)
         for n in numbers:
-            _signals.setdefault(n, []).append(target)
+            chans = _signals.setdefault(n, [])
+            if not any(c is target for c in chans):
+                chans.append(target)
 
     runtime.in_main_thread(install)
     return target

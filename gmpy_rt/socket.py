@@ -6,15 +6,20 @@ says how long a G waits. Several G's may wait on one socket's same direction: th
 in the order in which they came, and a sendall() is never mixed with another one's bytes. A
 plain thread may use them, too: it waits in poll(2), outside that order, and close() by
 another thread doesn't wake it (as in the stdlib).
+
+A socket wrapped by the ssl module blocks its M while it waits: give TLS to a proxy in front, or
+call it in blocking(). SO_RCVTIMEO and SO_SNDTIMEO have no effect; settimeout() has.
 """
 
 from __future__ import annotations
 
 import _socket
 import errno
+import operator
 import os
 import socket as _std
 import stat
+import threading
 from collections.abc import Iterable
 from socket import (
     AddressFamily,
@@ -40,12 +45,16 @@ from ._resolve import (
     getnameinfo,
     resolve,
 )
+from ._sockfile import open_socket
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
+__gmpy_atomic__ = True  # no interrupt between two bytecodes here, see preempt.c
+
+_INET = (int(_std.AF_INET), int(_std.AF_INET6))
 # The families whose addresses the core can show; the others go through Python.
-_PLAIN = (int(_std.AF_INET), int(_std.AF_INET6), int(_std.AF_UNIX))
+_PLAIN = (*_INET, int(_std.AF_UNIX))
 _SENDFILE_MAX = 1 << 30
 _c: Any = _socket.socket  # the C half: with timeout 0 it never waits
 
@@ -88,7 +97,13 @@ class socket(_std.socket):
         self._plain = kind[0] in _PLAIN
         self._stream = kind[1] == _std.SOCK_STREAM
         self._timeout = _std.getdefaulttimeout()
-        self._poll = Poll(_c.fileno(self))
+        # A Unix stream is read in the pieces in which it was sent, if file descriptors or
+        # credentials come with them: a short read doesn't mean that there is no more.
+        self._poll = Poll(_c.fileno(self), kind[0] in _INET)
+
+    def _patience(self, flags: int) -> float | None:
+        """The timeout of an operation that the core doesn't do itself."""
+        return 0.0 if self._timeout is None and flags & _std.MSG_DONTWAIT else self._timeout
 
     # ------------------------------------------------------------ bytes
 
@@ -110,7 +125,7 @@ class socket(_std.socket):
     def recvfrom(self, bufsize: int, flags: int = 0, /) -> tuple[bytes, Any]:
         if self._plain:
             return self._poll.recvfrom(bufsize, flags, self._timeout)
-        return self._poll.call(False, True, self._timeout, super().recvfrom, bufsize, flags)
+        return self._poll.call(False, True, self._patience(flags), super().recvfrom, bufsize, flags)
 
     def recvfrom_into(
         self, buffer: WriteableBuffer, nbytes: int = 0, flags: int = 0
@@ -118,14 +133,14 @@ class socket(_std.socket):
         if self._plain:
             return self._poll.recvfrom_into(buffer, nbytes, flags, self._timeout)
         return self._poll.call(
-            False, True, self._timeout, super().recvfrom_into, buffer, nbytes, flags
+            False, True, self._patience(flags), super().recvfrom_into, buffer, nbytes, flags
         )
 
     def recvmsg(
         self, bufsize: int, ancbufsize: int = 0, flags: int = 0, /
     ) -> tuple[bytes, list[tuple[int, int, bytes]], int, Any]:
         return self._poll.call(
-            False, True, self._timeout, super().recvmsg, bufsize, ancbufsize, flags
+            False, True, self._patience(flags), super().recvmsg, bufsize, ancbufsize, flags
         )
 
     def recvmsg_into(
@@ -133,14 +148,15 @@ class socket(_std.socket):
     ) -> tuple[int, list[tuple[int, int, bytes]], int, Any]:
         buffers = list(buffers)  # an iterator would be used up by a first try
         return self._poll.call(
-            False, True, self._timeout, super().recvmsg_into, buffers, ancbufsize, flags
+            False, True, self._patience(flags), super().recvmsg_into, buffers, ancbufsize, flags
         )
 
     def sendto(self, data: ReadableBuffer, /, *args: Any) -> int:
         """sendto(data[, flags], address)"""
         if args:
-            args = (*args[:-1], resolve(*self._kind, args[-1]))
-        return self._poll.call(True, False, self._timeout, super().sendto, data, *args)
+            args = (*args[:-1], resolve(self._kind[0], args[-1]))
+        patience = self._patience(args[0] if len(args) > 1 else 0)
+        return self._poll.call(True, False, patience, super().sendto, data, *args)
 
     def sendmsg(
         self,
@@ -151,11 +167,11 @@ class socket(_std.socket):
         /,
     ) -> int:
         if address is not None:
-            address = resolve(*self._kind, address)
+            address = resolve(self._kind[0], address)
         return self._poll.call(
             True,
             False,
-            self._timeout,
+            self._patience(flags),
             super().sendmsg,
             list(buffers),
             list(ancdata),
@@ -166,13 +182,16 @@ class socket(_std.socket):
     def sendfile(self, file: Any, offset: int = 0, count: int | None = None) -> int:
         """Send the file from offset to its end, or count bytes of it; return how many.
 
-        The kernel copies where it can (os.sendfile), else file.read() and sendall(). Leaves the
-        file's position behind what was sent. Raises ValueError for a file in text mode, a
-        count below 1, a socket that isn't a stream or has timeout 0.
+        The kernel copies where it can (os.sendfile), else file.read() and send(). Leaves the
+        file's position behind what was sent, also where it fails. Raises ValueError for a file
+        in text mode, a count below 1, a socket that isn't a stream or has timeout 0; TypeError
+        for a count that isn't an int.
         """
         if "b" not in getattr(file, "mode", "b"):
             raise ValueError(f"file={file!r}: open it in binary mode")
-        if count is not None and (not isinstance(count, int) or count <= 0):
+        if count is not None and not isinstance(count, int):
+            raise TypeError(f"count={count!r}: give a whole number above 0, or None for all")
+        if count is not None and count <= 0:
             raise ValueError(f"count={count!r}: give a whole number above 0, or None for all")
         if not self._stream:
             raise ValueError(f"sendfile() on {self!r}: only stream sockets can send a file")
@@ -216,10 +235,12 @@ class socket(_std.socket):
         try:
             while count is None or sent < count:
                 n = 65536 if count is None else min(count - sent, 65536)
-                if not (data := file.read(n)):
+                if not (data := memoryview(file.read(n))):
                     break
-                self.sendall(data)
-                sent += len(data)
+                while data:
+                    n = self.send(data)
+                    sent += n
+                    data = data[n:]
             return sent
         finally:
             if sent and hasattr(file, "seek"):
@@ -243,20 +264,23 @@ class socket(_std.socket):
 
     def connect(self, address: Any, /) -> None:
         """Connect to address; a host name is looked up without blocking the M."""
-        if error := self._connect(resolve(*self._kind, address), raising=True):
+        if error := self._connect(resolve(self._kind[0], address), raising=True):
             raise _failed(error, "connect to", address)
 
     def connect_ex(self, address: Any, /) -> int:
         """As connect(), but return errno instead of raising OSError; 0 means connected."""
-        return self._connect(resolve(*self._kind, address), raising=False)
+        return self._connect(resolve(self._kind[0], address), raising=False)
 
     def _connect(self, address: Any, raising: bool) -> int:
         error = super().connect_ex(address)
-        if error == errno.EAGAIN and self._timeout != 0:  # Unix: the listener's backlog is full
-            error = self._connect_unix(address)
-        if error not in (errno.EINPROGRESS, errno.EINTR) or self._timeout == 0:
-            return error
+        waits = [errno.EINPROGRESS, errno.EINTR]
+        if self._timeout is None:
+            waits.append(errno.EALREADY)  # begun while the timeout was 0
         try:
+            if error == errno.EAGAIN and self._timeout != 0:  # Unix: the listener's backlog is full
+                error = self._connect_unix(address)
+            if error not in waits or self._timeout == 0:
+                return error
             self._poll.wait(True, self._timeout)
         except TimeoutError:
             if raising:
@@ -282,7 +306,7 @@ class socket(_std.socket):
     def bind(self, address: Any, /) -> None:
         """Bind to address. The error for one that is taken or not ours names it."""
         try:
-            super().bind(resolve(*self._kind, address))
+            super().bind(resolve(self._kind[0], address))
         except OSError as exc:
             if exc.errno is None or isinstance(exc, gaierror):
                 raise
@@ -293,11 +317,16 @@ class socket(_std.socket):
     def settimeout(self, value: float | None, /) -> None:
         """How long each operation may wait: seconds, None for ever, 0 not at all."""
         if value is not None:
-            if not isinstance(value, (int, float)):
-                raise TypeError(f"timeout={value!r}: give a number of seconds, or None for ever")
+            try:
+                value = float(value if isinstance(value, float) else operator.index(value))
+            except TypeError:
+                raise TypeError(
+                    f"timeout={value!r}: give a number of seconds, or None for ever"
+                ) from None
             if not value >= 0:
                 raise ValueError(f"timeout={value}: give 0 or more seconds, or None for ever")
-            value = float(value)
+            if value > threading.TIMEOUT_MAX:
+                raise OverflowError(f"timeout={value}: too many seconds; give None for ever")
         self._timeout = value
 
     def gettimeout(self) -> float | None:
@@ -313,7 +342,23 @@ class socket(_std.socket):
     def getblocking(self) -> bool:
         return self._timeout != 0
 
-    # ------------------------------------------------------------ the end
+    # ------------------------------------------------------------ files, and the end
+
+    def makefile(
+        self,
+        mode: str = "r",
+        buffering: int | None = None,
+        *,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+    ) -> Any:
+        """A file for the socket, as the stdlib's. G's may share it: they take turns.
+
+        After a timeout or a cancel in a read it can't be read from any more (OSError), as what
+        came before that may be lost with it.
+        """
+        return open_socket(self, mode, buffering, encoding, errors, newline)
 
     def _real_close(self) -> None:
         """What close() comes to once no makefile() is open any more. Wakes who waits."""
@@ -321,9 +366,15 @@ class socket(_std.socket):
         _c.close(self)
 
     def detach(self) -> int:
-        """Give up the file descriptor without closing it, and return it. Wakes who waits."""
+        """Give up the file descriptor without closing it, and return it. Wakes who waits.
+
+        It blocks from then on if the socket has no timeout, as the stdlib's does.
+        """
         self._poll.close()
-        return super().detach()
+        fd = super().detach()
+        if fd >= 0 and self._timeout is None:
+            os.set_blocking(fd, True)
+        return fd
 
 
 def fromfd(fd: int, family: int, type: int, proto: int = 0) -> socket:
@@ -407,7 +458,7 @@ def create_server(
     sock = socket(family, _std.SOCK_STREAM)
     try:
         sock.setsockopt(_std.SOL_SOCKET, _std.SO_REUSEADDR, 1)
-        if reuse_port:
+        if reuse_port and family in _INET:
             sock.setsockopt(_std.SOL_SOCKET, _std.SO_REUSEPORT, 1)
         if family == _std.AF_INET6:
             sock.setsockopt(_std.IPPROTO_IPV6, _std.IPV6_V6ONLY, 0 if dualstack_ipv6 else 1)

@@ -156,3 +156,19 @@ def test_subprocesses_work_from_gs():
         """
     )
     assert done.words == ["0", "1", "2", "3", "4"]
+
+
+def test_a_child_of_a_process_that_used_blocking_can_use_it():
+    """Its pool's threads are the parent's: the child waited for them for ever."""
+    done = run_script(
+        PREAMBLE
+        + """
+print(run(lambda: rt.blocking(lambda: "parent")), flush=True)
+pid = os.fork()
+if pid == 0:
+    print(run(lambda: rt.blocking(lambda: "child")), flush=True)
+    os._exit(0)
+wait_for(pid)
+"""
+    )
+    assert done.words == ["parent", "child"]

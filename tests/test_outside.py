@@ -95,6 +95,21 @@ def test_signals_come_on_a_channel_until_denotify():
     assert signal.getsignal(signal.SIGUSR1) == before
 
 
+def test_a_signal_named_twice_comes_once():
+    before = signal.getsignal(signal.SIGUSR1)
+
+    def main():
+        chan = rt.notify(signal.SIGUSR1, signal.SIGUSR1, chan=rt.Chan(4))
+        rt.notify(signal.SIGUSR1, chan=chan)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert chan.recv(PATIENCE) == signal.SIGUSR1
+        assert chan.try_recv() == (False, None)
+        rt.denotify(chan)
+
+    rt.run(main)
+    assert signal.getsignal(signal.SIGUSR1) == before
+
+
 def test_signals_need_run_in_the_main_thread():
     got = []
 

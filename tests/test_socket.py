@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import socket as std
 import threading
 import time
 import weakref
@@ -429,6 +430,139 @@ def test_acceptors_of_one_listener_share_the_connections(procs: int) -> None:
     run(main, procs=procs)
 
 
+# ------------------------------------------------------------ flags, and what isn't there yet
+
+
+@pytest.mark.parametrize("in_g", [True, False])
+def test_dontwait_does_not_wait(in_g: bool) -> None:
+    def main() -> None:
+        with pair(None) as (a, b):
+            for size in (1 << 16, 1):  # until b is full
+                with suppress(BlockingIOError):
+                    while True:
+                        b.send(bytes(size), socket.MSG_DONTWAIT)
+            flag, buffer = socket.MSG_DONTWAIT, bytearray(1)
+            for fn in (
+                lambda: b.sendall(b"x", flag),
+                lambda: b.sendmsg([b"x"], [], flag),
+                lambda: b.recv(1, flag),
+                lambda: b.recv(1, flag | socket.MSG_PEEK),
+                lambda: b.recv_into(buffer, 1, flag),
+                lambda: b.recvfrom(1, flag),
+                lambda: b.recvmsg(1, 0, flag),
+                lambda: b.recvmsg_into([buffer], 0, flag),
+            ):
+                with pytest.raises(BlockingIOError):
+                    fn()
+
+    if in_g:
+        run(main)
+    else:
+        main()
+
+
+@pytest.mark.parametrize("in_g", [True, False])
+def test_waitall_waits_for_all_and_for_no_more_than_comes(in_g: bool) -> None:
+    def main() -> None:
+        with tcp_pair() as (a, b):
+            a.settimeout(None)
+            for read in (
+                lambda: a.recv(10, socket.MSG_WAITALL),
+                lambda: bytes(buffer[: a.recv_into(buffer, 10, socket.MSG_WAITALL)]),
+            ):
+                buffer, got = bytearray(10), []
+                reader = threading.Thread(target=lambda: got.append(read()))  # noqa: B023
+                g = go(read) if in_g else reader.start()
+                for piece in (b"abc", b"defg", b"hij-"):
+                    if in_g:
+                        parked(g)
+                    b.send(piece)
+                if not in_g:
+                    reader.join(PATIENCE)
+                assert (g.result(PATIENCE) if in_g else got[0]) == b"abcdefghij"
+                assert a.recv(10) == b"-"
+            b.send(b"end")
+            b.shutdown(socket.SHUT_WR)
+            assert a.recv(10, socket.MSG_WAITALL) == b"end"
+
+    if in_g:
+        run(main, procs=1)
+    else:
+        main()
+
+
+def test_reading_nothing_waits_for_nothing() -> None:
+    def main() -> None:
+        with pair() as (a, _), a.makefile("rb", buffering=0) as raw:
+            assert a.recv(0) == b"" and a.recv_into(bytearray()) == 0 and raw.read(0) == b""
+
+    run(main)
+
+
+def test_bytes_behind_urgent_data_are_read() -> None:
+    """A read stops short before the urgent byte, which was taken for an empty socket."""
+
+    def main() -> None:
+        with tcp_pair() as (client, server):
+            g = go(server.recv, 10)
+            parked(g)  # watched from here on
+            client.sendall(b"0")
+            assert g.result(PATIENCE) == b"0"
+            client.sendall(b"abc")
+            client.send(b"!", socket.MSG_OOB)
+            client.sendall(b"def")
+            got = b""
+            while len(got) < 6:
+                got += server.recv(10)
+            assert got == b"abcdef"
+
+    for _ in range(20):
+        run(main)
+
+
+def test_a_unix_stream_is_read_on_behind_file_descriptors() -> None:
+    """They come with the bytes they were sent with, so a read ends there."""
+
+    def main() -> None:
+        with pair() as (a, b):
+            g = go(a.recv, 10)
+            parked(g)
+            b.send(b"0")
+            assert g.result(PATIENCE) == b"0"
+            std_b = std.socket(fileno=os.dup(b.fileno()))
+            with std_b:
+                std.send_fds(std_b, [b"aaa"], [0])
+                std_b.send(b"bbb")
+            assert a.recv(10) == b"aaa" and a.recv(10) == b"bbb"
+
+    run(main)
+
+
+def test_two_sockets_for_one_fd_and_a_forgotten_ones_number() -> None:
+    def main() -> None:
+        with pair() as (a, b):
+            twin = socket.socket(fileno=a.fileno())
+            twin.settimeout(PATIENCE)
+            g = go(twin.recv, 1)
+            parked(g)
+            b.send(b"x")
+            assert g.result(PATIENCE) == b"x"
+            b.send(b"y")
+            assert a.recv(1) == b"y"
+            number, dup = a.fileno(), a.dup()
+            std.socket.close(std.socket(fileno=a.detach()))  # not through us: epoll still knows it
+            with dup, dup.dup() as again:
+                assert again.fileno() == number
+                again.settimeout(PATIENCE)
+                g = go(again.recv, 1)
+                parked(g)
+                b.send(b"z")
+                assert g.result(PATIENCE) == b"z"
+            twin.detach()
+
+    run(main, procs=1)
+
+
 # ------------------------------------------------------------ close
 
 
@@ -747,3 +881,84 @@ def test_a_forked_child_uses_its_sockets_in_a_runtime_of_its_own() -> None:
             time.sleep(0.01)
         assert done[1] == 0
         assert run(ask) == b"ping"
+
+
+# ------------------------------------------------------------ files
+
+
+@pytest.mark.parametrize("mode", ["wb", "rwb"])
+def test_gs_that_write_to_one_file_take_turns(mode: str, procs: int) -> None:
+    """The io module's lock belongs to a thread: it took two G's of one M for one, and raised; it
+    blocked the M of a G that waited for one on another M."""
+
+    def main() -> None:
+        with pair() as (a, b), a.makefile(mode, buffering=100) as file:
+
+            def write(i: int) -> None:
+                for _ in range(50):
+                    file.write(bytes([i]) * 7000)  # more than the socket takes at once
+                    file.flush()
+                    sleep(0)
+
+            gs = [go(write, i) for i in range(8)]
+            left, size = 8 * 50 * 7000, 0
+            while left > size:
+                size += len(b.recv(10_000))
+            for g in gs:
+                g.result(PATIENCE)
+
+    run(main, procs=procs)
+
+
+def test_gs_that_read_from_one_file_take_turns(procs: int) -> None:
+    def main() -> None:
+        with pair() as (a, b), a.makefile("rb") as file:
+            gs = [go(file.readline) for _ in range(8)]
+            parked(*gs)
+            b.sendall(b"".join(b"%d\n" % i for i in range(8)))
+            assert sorted(int(g.result(PATIENCE)) for g in gs) == list(range(8))
+
+    run(main, procs=procs)
+
+
+@pytest.mark.parametrize("mode", ["r", "rb", "rwb"])
+def test_a_file_says_so_when_a_cancelled_read_may_have_lost_bytes(mode: str) -> None:
+    def main() -> None:
+        with pair() as (a, b), a.makefile(mode) as file:
+            b.sendall(b"abc")
+            with pytest.raises(TimeoutError), gmpy_rt.timeout(0.02):
+                file.readline()
+            b.sendall(b"def\n")
+            with pytest.raises(OSError, match="timed out object"):
+                file.readline()
+
+    run(main)
+
+
+def test_makefile_refuses_what_open_refuses() -> None:
+    with pair() as (a, _):
+        with pytest.raises(ValueError, match="'a'"):
+            a.makefile("a")
+        with pytest.raises(ValueError, match="binary"):
+            a.makefile("r", buffering=0)
+
+
+def test_sendfile_without_the_kernels_help_tells_how_far_it_came(tmp_path: Path) -> None:
+    import io
+
+    def main() -> None:
+        with pair() as (a, b):
+            a.settimeout(0.05)
+            file = io.BytesIO(bytes(10_000_000))
+            with pytest.raises(TimeoutError):
+                a.sendfile(file)
+            received = 0
+            b.settimeout(0.05)
+            with suppress(TimeoutError):
+                while True:
+                    received += len(b.recv(1 << 20))
+            assert file.tell() == received > 0
+            with pytest.raises(TypeError, match=r"1\.5"):
+                a.sendfile(file, count=1.5)  # type: ignore[arg-type]
+
+    run(main)

@@ -8,6 +8,7 @@ import socket as std
 import ssl
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -382,6 +383,86 @@ def test_a_refused_connection_names_the_address() -> None:
             assert len(caught.value.exceptions) == 1
 
     run(main)
+
+
+def test_connect_ex_says_that_the_backlog_is_full() -> None:
+    def main() -> None:
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind("")  # the kernel chooses an abstract name
+            listener.listen(0)
+            clients = [socket.socket(socket.AF_UNIX) for _ in range(4)]
+            for c in clients:
+                c.settimeout(0.01)
+            errors = [c.connect_ex(listener.getsockname()) for c in clients]
+            for c in clients:
+                c.close()
+            assert set(errors) == {0, errno.EAGAIN}
+
+    run(main)
+
+
+def test_connect_waits_for_one_that_was_begun_without_waiting() -> None:
+    def main() -> None:
+        with socket.create_server(("127.0.0.1", 0), backlog=1) as listener, ExitStack() as stack:
+            clients = [stack.enter_context(socket.socket()) for _ in range(4)]
+            for client in clients:  # the last finds the backlog full
+                client.settimeout(0)
+                assert client.connect_ex(listener.getsockname()) == errno.EINPROGRESS
+            client.settimeout(None)
+            g = go(client.connect, listener.getsockname())
+            parked(g)
+            listener.settimeout(PATIENCE)
+            for _ in clients:
+                stack.enter_context(listener.accept()[0])
+            g.result(PATIENCE)
+            assert client.getpeername() == listener.getsockname()
+
+    run(main)
+
+
+def test_a_names_port_is_taken_as_it_is() -> None:
+    def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+            port = listener.getsockname()[1]
+            with pytest.raises(OverflowError):
+                client.connect(("localhost", port + 65536))
+            client.connect(("localhost", port))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender, udp() as receiver:
+            sender.sendto(b"x", ("localhost", receiver.getsockname()[1]))
+            assert receiver.recv(1) == b"x"
+
+    run(main)
+
+
+def test_settimeout_takes_what_the_stdlib_takes() -> None:
+    class Two:
+        def __index__(self) -> int:
+            return 2
+
+    with socket.socket() as sock:
+        for good, kept in ((Two(), 2.0), (True, 1.0), (0, 0.0), (1.5, 1.5)):
+            sock.settimeout(good)  # type: ignore[arg-type]
+            assert sock.gettimeout() == kept
+        for bad, error in (
+            ("1", TypeError),
+            (float("inf"), OverflowError),
+            (10**30, OverflowError),
+        ):
+            with pytest.raises(error, match="timeout="):
+                sock.settimeout(bad)  # type: ignore[arg-type]
+        for bad in (-1, float("nan")):
+            with pytest.raises(ValueError, match="timeout="):
+                sock.settimeout(bad)
+
+
+def test_a_detached_fd_blocks_as_the_stdlibs_would() -> None:
+    for timeout, blocks in ((None, True), (0.0, False), (5.0, False)):
+        a, b = socket.socketpair()
+        a.settimeout(timeout)
+        fd = a.detach()
+        assert os.get_blocking(fd) is blocks
+        os.close(fd)
+        b.close()
 
 
 def test_bad_arguments_are_refused() -> None:

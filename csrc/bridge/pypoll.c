@@ -26,6 +26,7 @@ typedef struct {
     uint32_t epoch;         /* fork makes a new epoll: descriptors of the old one are dead */
     _Atomic uint32_t users; /* system calls under way */
     _Atomic bool closed;
+    bool drains; /* of a stream: a short read or write means that the kernel's buffer is done */
 } PyPoll;
 
 static PyTypeObject *Poll_Type;
@@ -43,7 +44,7 @@ typedef struct io {
     int fd;
     int flags;
     uint8_t mode;
-    bool stream; /* a short count means that the kernel's buffer is drained */
+    bool stream; /* bytes without borders */
 } io;
 
 static ssize_t op_recv(io *a) { return recv(a->fd, a->buf, a->len, a->flags | MSG_DONTWAIT); }
@@ -167,6 +168,10 @@ static out_of_line ssize_t failed(PyPoll *self, int err) {
     return -1;
 }
 
+static inline bool short_means_drained(PyPoll *self, int flags) {
+    return self->drains && !(flags & (MSG_PEEK | MSG_OOB | MSG_TRUNC));
+}
+
 /* The operation of who holds the line. Returns what a->op did, or -1 with an exception set. */
 static inline __attribute__((always_inline)) ssize_t held_io(PyPoll *self, pd *d, io *a) {
     for (;;) {
@@ -174,7 +179,8 @@ static inline __attribute__((always_inline)) ssize_t held_io(PyPoll *self, pd *d
         if (netpoll_ready(state)) {
             ssize_t n = attempt(self, a);
             if (likely(n >= 0)) {
-                if (a->stream && (size_t)n < a->len && n > 0) netpoll_drained(d, a->mode, state);
+                if (a->stream && (size_t)n < a->len && n > 0 && short_means_drained(self, a->flags))
+                    netpoll_drained(d, a->mode, state);
                 return n;
             }
             int err = errno;
@@ -209,9 +215,30 @@ static out_of_line ssize_t do_io(PyPoll *self, io *a) {
     return n;
 }
 
-/* timeout as socket.settimeout has it: None for ever, 0 non-blocking. */
-static int io_deadline(PyObject *timeout, int64_t *deadline) {
-    *deadline = timeout == Py_None ? 0 : deadline_from(timeout);
+/* The same again and again until there is nothing left to do, or (reading) to come: the G keeps
+ * the line, so that two big operations don't mix their bytes. How much was done; -1 with an
+ * exception set, whatever was done before. */
+static out_of_line ssize_t do_all(PyPoll *self, io *a) {
+    a->fd = self->fd;
+    size_t all = a->len;
+    bool parking = parks(a->deadline);
+    pd *d = NULL;
+    if (parking && !(d = hold(self, a->mode, a->deadline))) return -1;
+    ssize_t n;
+    do {
+        n = parking ? held_io(self, d, a) : thread_io(self, a);
+        if (n < 0) break;
+        a->buf = (char *)a->buf + n;
+        a->len -= (size_t)n;
+    } while (a->len && (n || a->mode == POLL_WRITE));
+    if (parking) netpoll_leave(d, a->mode);
+    return n < 0 ? -1 : (ssize_t)(all - a->len);
+}
+
+/* timeout as socket.settimeout has it: None for ever, 0 non-blocking. MSG_DONTWAIT is for
+ * sockets that wait for ever, as in the stdlib. */
+static int io_deadline(PyObject *timeout, int flags, int64_t *deadline) {
+    *deadline = timeout != Py_None ? deadline_from(timeout) : flags & MSG_DONTWAIT ? -2 : 0;
     return *deadline == -1 ? -1 : 0;
 }
 
@@ -219,10 +246,6 @@ static int need_args(Py_ssize_t nargs, Py_ssize_t n, const char *name) {
     if (nargs == n) return 0;
     PyErr_Format(PyExc_TypeError, "Poll.%s() takes %zd arguments", name, n);
     return -1;
-}
-
-static bool short_means_drained(int flags) {
-    return !(flags & (MSG_PEEK | MSG_OOB | MSG_WAITALL | MSG_TRUNC));
 }
 
 /* What recv and recv_into are told; a->from and a->stream are set already. How many bytes, or
@@ -233,23 +256,29 @@ static out_of_line Py_ssize_t read_args(io *a, const char *name, PyObject *size,
     a->op = a->from ? op_recvfrom : op_recv;
     a->mode = POLL_READ;
     a->flags = (int)PyLong_AsLong(flagbits);
-    a->stream = a->stream && short_means_drained(a->flags);
-    if ((unlikely(n == -1 || a->flags == -1) && PyErr_Occurred()) || io_deadline(timeout, &a->deadline) < 0)
+    if ((unlikely(n == -1 || a->flags == -1) && PyErr_Occurred()) ||
+        io_deadline(timeout, a->flags, &a->deadline) < 0)
         return -1;
     if (n < 0) PyErr_Format(PyExc_ValueError, "%s=%zd: can't receive less than 0 bytes", name, n);
     return n;
+}
+
+/* recv with MSG_WAITALL: the kernel does that only where it may block. A socket with a timeout
+ * doesn't wait for all, as in the stdlib. */
+static bool wants_all(io *a) {
+    return a->flags & MSG_WAITALL && !(a->flags & MSG_PEEK) && a->stream && !a->from && !a->deadline;
 }
 
 static out_of_line PyObject *receive_much(PyPoll *self, io *a) {
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)a->len);
     if (!bytes) return NULL;
     a->buf = PyBytes_AS_STRING(bytes);
-    ssize_t got = do_io(self, a);
+    ssize_t got = wants_all(a) ? do_all(self, a) : do_io(self, a);
     if (got < 0) {
         Py_DECREF(bytes);
         return NULL;
     }
-    if ((size_t)got < a->len) _PyBytes_Resize(&bytes, got);
+    if (got < PyBytes_GET_SIZE(bytes)) _PyBytes_Resize(&bytes, got);
     return bytes;
 }
 
@@ -258,7 +287,8 @@ static PyObject *receive(PyPoll *self, io *a, PyObject *size, PyObject *flagbits
     Py_ssize_t n = read_args(a, "bufsize", size, flagbits, timeout);
     if (n < 0) return NULL;
     a->len = (size_t)n;
-    if (n > SCRATCH) return receive_much(self, a);
+    if (unlikely(n > SCRATCH || wants_all(a))) return receive_much(self, a);
+    if (unlikely(n == 0 && !a->from)) return PyBytes_FromStringAndSize(NULL, 0);
     /* The buffer is the thread's: fetch it anew for the copy, the system call that filled it
      * was the last thing that happened. */
     if (unlikely(!scratch) && !(scratch = PyMem_RawMalloc(SCRATCH))) return PyErr_NoMemory();
@@ -333,7 +363,10 @@ static PyObject *receive_into(PyPoll *self, io *a, PyObject *buffer, PyObject *s
     else {
         a->buf = view.buf;
         a->len = (size_t)(n ? n : view.len);
-        got = do_io(self, a);
+        if (unlikely(a->len == 0 && !a->from))
+            got = 0;
+        else
+            got = wants_all(a) ? do_all(self, a) : do_io(self, a);
     }
     PyBuffer_Release(&view);
     return got < 0 ? NULL : PyLong_FromSsize_t(got);
@@ -352,35 +385,17 @@ static PyObject *poll_recvfrom_into(PyPoll *self, PyObject *const *args, Py_ssiz
     return with_address(receive_into(self, &a, args[0], args[1], args[2], args[3]), &a);
 }
 
-/* Sends once, or (all) until everything is sent: the G keeps the line, so that two big
- * sendall's don't mix their bytes. Returns what was sent, or -1 with an exception set. */
-static ssize_t send_view(PyPoll *self, io *a, const Py_buffer *view, bool all) {
-    a->op = op_send;
-    a->mode = POLL_WRITE;
-    a->fd = self->fd;
-    a->buf = view->buf;
-    a->len = (size_t)view->len;
-    bool parking = parks(a->deadline);
-    pd *d = NULL;
-    if (parking && !(d = hold(self, POLL_WRITE, a->deadline))) return -1;
-    ssize_t n;
-    do {
-        n = parking ? held_io(self, d, a) : thread_io(self, a);
-        if (n < 0) break;
-        a->buf = (char *)a->buf + n;
-        a->len -= (size_t)n;
-    } while (all && a->len);
-    if (parking) netpoll_leave(d, POLL_WRITE);
-    return n < 0 ? -1 : view->len - (ssize_t)a->len;
-}
-
 static PyObject *send_some(PyPoll *self, PyObject *const *args, Py_ssize_t nargs, bool all) {
     Py_buffer view;
     if (need_args(nargs, 4, all ? "sendall" : "send") < 0) return NULL;
-    io a = {.flags = (int)PyLong_AsLong(args[1]), .stream = args[3] == Py_True};
-    if ((unlikely(a.flags == -1) && PyErr_Occurred()) || io_deadline(args[2], &a.deadline) < 0) return NULL;
+    io a = {.op = op_send, .mode = POLL_WRITE, .stream = args[3] == Py_True};
+    a.flags = (int)PyLong_AsLong(args[1]);
+    if ((unlikely(a.flags == -1) && PyErr_Occurred()) || io_deadline(args[2], a.flags, &a.deadline) < 0)
+        return NULL;
     if (PyObject_GetBuffer(args[0], &view, PyBUF_SIMPLE) < 0) return NULL;
-    ssize_t sent = send_view(self, &a, &view, all);
+    a.buf = view.buf;
+    a.len = (size_t)view.len;
+    ssize_t sent = all ? do_all(self, &a) : do_io(self, &a);
     PyBuffer_Release(&view);
     if (sent < 0) return NULL;
     if (all) Py_RETURN_NONE;
@@ -397,7 +412,7 @@ static PyObject *poll_sendall(PyPoll *self, PyObject *const *args, Py_ssize_t na
 static PyObject *poll_accept(PyPoll *self, PyObject *timeout) {
     struct sockaddr_storage from;
     io a = {.op = op_accept, .mode = POLL_READ, .from = &from};
-    if (io_deadline(timeout, &a.deadline) < 0) return NULL;
+    if (io_deadline(timeout, 0, &a.deadline) < 0) return NULL;
     ssize_t fd = do_io(self, &a);
     if (fd < 0) return NULL;
     PyObject *pair = with_address(PyLong_FromSsize_t(fd), &a);
@@ -417,7 +432,7 @@ static PyObject *poll_wait(PyPoll *self, PyObject *const *args, Py_ssize_t nargs
     if (need_args(nargs, 2, "wait") < 0) return NULL;
     bool writing = PyObject_IsTrue(args[0]);
     io a = {.op = op_probe, .mode = writing ? POLL_WRITE : POLL_READ, .flags = writing ? POLLOUT : POLLIN};
-    if (io_deadline(args[1], &a.deadline) < 0 || do_io(self, &a) < 0) return NULL;
+    if (io_deadline(args[1], 0, &a.deadline) < 0 || do_io(self, &a) < 0) return NULL;
     Py_RETURN_NONE;
 }
 
@@ -445,7 +460,7 @@ static PyObject *poll_call(PyPoll *self, PyObject *const *args, Py_ssize_t nargs
     int mode = args[0] == Py_True ? POLL_WRITE : POLL_READ;
     bool probe = args[1] == Py_True;
     PyObject *const *call = args + 3, *r = NULL;
-    if (io_deadline(args[2], &deadline) < 0) return NULL;
+    if (io_deadline(args[2], 0, &deadline) < 0) return NULL;
     bool wait = deadline != -2;
     if (!parks(deadline)) {
         while (!(r = call_once(self, mode, probe, wait, call, nargs - 3)) && !PyErr_Occurred())
@@ -481,11 +496,12 @@ static PyObject *poll_close(PyPoll *self, PyObject *Py_UNUSED(unused)) {
 }
 
 static PyObject *poll_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
-    int fd;
-    if (kwargs || !PyArg_ParseTuple(args, "i:Poll", &fd)) return NULL;
+    int fd, drains = 0;
+    if (kwargs || !PyArg_ParseTuple(args, "i|p:Poll", &fd, &drains)) return NULL;
     PyPoll *self = (PyPoll *)type->tp_alloc(type, 0);
     if (self) {
         self->fd = fd;
+        self->drains = drains;
         self->epoch = load_relaxed(&epoch);
     }
     return (PyObject *)self;
@@ -527,10 +543,12 @@ static PyType_Slot poll_slots[] = {
     {Py_tp_new, poll_new},
     {Py_tp_dealloc, poll_dealloc},
     {Py_tp_methods, poll_methods},
-    {Py_tp_doc, "Poll(fd): non-blocking operations on a file descriptor that park the calling G.\n"
-                "Call close() before the descriptor is closed or watched by another Poll.\n"
-                "timeout: seconds, None: for ever, 0: BlockingIOError instead of waiting. Addresses:\n"
-                "IPv4, IPv6 and Unix."},
+    {Py_tp_doc,
+     "Poll(fd, drains=False): non-blocking operations on a file descriptor that park the calling G.\n"
+     "drains: that it is a stream's, and a short read means that there is no more.\n"
+     "Call close() before the descriptor is closed or watched by another Poll.\n"
+     "timeout: seconds, None: for ever, 0: BlockingIOError instead of waiting. Addresses:\n"
+     "IPv4, IPv6 and Unix."},
     {0, NULL},
 };
 

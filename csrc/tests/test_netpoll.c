@@ -2,6 +2,7 @@
 #include "../netpoll.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/socket.h>
 
 #include "../g.h"
@@ -206,6 +207,30 @@ static void events_of_a_former_fd_are_stale(void) {
     end_close(&b);
 }
 
+static void two_watch_one_fd(void) {
+    pair_open();
+    end twin = {.fd = a.fd, .d = netpoll_open(a.fd)};
+    CHECK(twin.d && twin.d->own_fd && twin.d->fd != a.fd);
+    netpoll(0);
+    while (drain(&a)) {
+    }
+    netpoll_drained(twin.d, POLL_READ, netpoll_state(twin.d, POLL_READ));
+    CHECK(write(b.fd, "x", 1) == 1);
+    netpoll(0);
+    CHECK(netpoll_ready(netpoll_state(a.d, POLL_READ)));
+    CHECK(netpoll_ready(netpoll_state(twin.d, POLL_READ)));
+    int own = twin.d->fd;
+    netpoll_close(twin.d);
+    CHECK(fcntl(own, F_GETFD) < 0 && fcntl(a.fd, F_GETFD) >= 0);
+    netpoll_free(twin.d);
+    /* One that is freed without a close, as its owner was forgotten. */
+    CHECK((twin.d = netpoll_open(a.fd)) != NULL);
+    own = twin.d->fd;
+    netpoll_free(twin.d);
+    CHECK(fcntl(own, F_GETFD) < 0);
+    pair_close();
+}
+
 static void a_plain_file_is_refused(void) {
     CHECK_EQ(netpoll_init(), 0);
     char name[] = "/tmp/test_netpoll_XXXXXX";
@@ -350,6 +375,7 @@ int main(void) {
     RUN(close_wakes_everybody_and_stays_closed);
     RUN(after_a_hangup_it_stays_ready);
     RUN(events_of_a_former_fd_are_stale);
+    RUN(two_watch_one_fd);
     RUN(a_plain_file_is_refused);
     RUN(no_break_is_lost);
     RUN(every_byte_is_read_and_nobody_waits_for_ever);
