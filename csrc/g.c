@@ -122,9 +122,20 @@ void g_cache_end(void) {
     give_back(0);
 }
 
+/* The parent's g's: nobody runs them here, whoever wakes or cancels one. */
+static void forget(g *gp) {
+    store_relaxed(&gp->status, G_IDLE);
+    gp->host = NULL;
+    gp->host_lock = (mutex){0};
+    gp->timer.index = -1; /* the frame stays: what it refers to must live as long as its greenlet */
+    store_relaxed(&gp->parker.word, ((load_relaxed(&gp->parker.word) >> 2) + 1) << 2 | PARK_IDLE);
+}
+
 void g_after_fork(void) {
     slab_lock = (mutex){0};
     free_list = NULL;
+    for (uint32_t i = 0; i < g_slots(); i++)
+        if (g_status(g_at(i)) != G_IDLE) forget(g_at(i));
 }
 
 uint32_t g_slots(void) { return load_acquire(&slots); }

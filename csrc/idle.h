@@ -37,6 +37,10 @@ static inline uint64_t cur_id(m *mp) {
     return gp ? gp->id : 0;
 }
 
+/* A plain thread makes a g: counts it, unless the run ends (false). The runtime stays until
+ * count_outside_end. */
+bool count_outside(void);
+void count_outside_end(void);
 void check_last(void); /* tells a draining host when nothing lives any more */
 
 /* sched_stop waits until no visitor is left: for threads that make an M which it has to

@@ -55,13 +55,30 @@ static p *newp(uint32_t id) {
 }
 
 uint64_t sched_live(void) {
-    uint64_t made = 0, ended = load_seq(&S.ended_outside);
+    uint64_t made = 0, ended = 0;
     /* All that ended first: a g that ends in between is then counted as live, never the
      * reverse. */
     for (uint32_t i = 0; i < S.maxp; i++) ended += load_seq(&load_relaxed(&S.allp[i])->stat.ended);
     made += load_seq(&S.created_outside);
     for (uint32_t i = 0; i < S.maxp; i++) made += load_seq(&load_relaxed(&S.allp[i])->stat.created);
     return made - ended;
+}
+
+bool count_outside(void) {
+    if (!sched_look()) return false;
+    visit();
+    atomic_fetch_add(&S.created_outside, 1);
+    /* Who ends the run sets draining, then looks at the number of g's: one of the two is seen. */
+    if (!load_seq(&S.draining)) return true;
+    atomic_fetch_sub(&S.created_outside, 1);
+    check_last();
+    count_outside_end();
+    return false;
+}
+
+void count_outside_end(void) {
+    visit_end();
+    sched_look_end();
 }
 
 void check_last(void) {

@@ -45,9 +45,10 @@ void parker_unpark(parker *k) {
         note_wake(&k->note);
 }
 
-void sched_go(g *gp) {
+bool sched_go(g *gp) {
     m *mp = sched_self;
     p *pp = mp ? load_relaxed(&mp->p) : NULL;
+    if (!pp && !count_outside()) return false;
     bool latency = unlikely(gp->latency) && load_relaxed(&S.reserve);
     globq *to = latency ? &S.latq : &S.globq;
     g_move(gp, G_IDLE, G_RUNNABLE);
@@ -66,8 +67,6 @@ void sched_go(g *gp) {
             runq_put(&pp->runq, gp, true, &S.globq);
     } else {
         store_relaxed(&gp->id, atomic_fetch_add(&S.next_id, ID_BATCH));
-        visit();
-        atomic_fetch_add(&S.created_outside, 1);
         trace_runnable(TRACE_CREATE, gp, mp ? cur_id(mp) : trace_who());
         globq_put_one(to, &gp->link);
     }
@@ -76,7 +75,8 @@ void sched_go(g *gp) {
         sched_wakel();
     else
         sched_wakep();
-    if (!pp) visit_end();
+    if (!pp) count_outside_end();
+    return true;
 }
 
 void sched_yield_g(m *mp, g *gp, int64_t now) {

@@ -153,8 +153,8 @@ typedef struct sched {
     _Atomic(p *) allp[MAX_P];
     _Atomic uint32_t maxp; /* P's ever made */
     _Atomic(m *) allm[MAX_M];
-    _Atomic uint32_t visitors; /* threads that sched_stop waits for: see visit */
-    _Atomic uint64_t created_outside, ended_outside;
+    _Atomic uint32_t visitors;        /* threads that sched_stop waits for: see visit */
+    _Atomic uint64_t created_outside; /* by plain threads */
     _Atomic bool running;
     _Atomic bool draining; /* the host waits for the last g: ops.idle tells it */
     _Atomic bool stopping; /* M's without work end */
@@ -216,7 +216,9 @@ static inline void sched_syscall(m *mp) {
 }
 
 /* ---- g's. Inside the door, or from a plain thread. */
-void sched_go(g *gp);                          /* IDLE -> RUNNABLE, fresh */
+/* IDLE -> RUNNABLE, fresh. False, from a plain thread only: the runtime ends already, or isn't
+ * there; nothing was done. */
+bool sched_go(g *gp);
 void sched_ready(g *gp);                       /* WAITING -> RUNNABLE: any thread */
 void sched_yield_g(m *mp, g *gp, int64_t now); /* RUNNING -> RUNNABLE: behind the others of its M */
 void sched_end(m *mp, g *gp);                  /* RUNNING -> DEAD -> IDLE; the slot is the host's to free */

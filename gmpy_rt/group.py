@@ -29,9 +29,10 @@ class TaskGroup(Group):
     """
 
     def __enter__(self) -> TaskGroup:
-        self._scope = Scope(silent=True)
-        self._open(self._scope)
-        self._scope.__enter__()
+        scope = Scope(silent=True)
+        self._open(scope)
+        self._scope = scope
+        scope.__enter__()
         return self
 
     def __exit__(

@@ -473,3 +473,34 @@ def test_what_a_wake_up_carried_is_kept_when_the_cancel_comes_after_it():
         g.cancel()
         assert isinstance(g.exception(PATIENCE), rt.Cancelled)
         assert got == [7]
+
+
+@in_runtime
+def test_reschedule_does_not_undo_a_cancel():
+    with pytest.raises(TimeoutError), rt.timeout(None) as scope:
+        assert scope.cancel()
+        with pytest.raises(RuntimeError, match="cancelled"):
+            scope.reschedule(10)
+        rt.sleep(PATIENCE)
+
+
+@in_runtime
+def test_reschedule_asks_for_the_number_once():
+    class Odd:
+        def __init__(self, *answers):
+            self.answers = list(answers)
+
+        def __float__(self):
+            return self.answers.pop(0)()
+
+    def fails():
+        raise ZeroDivisionError
+
+    with rt.timeout(10) as scope:
+        scope.reschedule(Odd(lambda: 20.0, fails))
+        with pytest.raises(ZeroDivisionError):
+            scope.reschedule(Odd(fails))
+    scope = rt.timeout(10)
+    scope.__enter__()
+    with pytest.raises(RuntimeError, match="inside the block"):
+        scope.reschedule(Odd(lambda: float(scope.__exit__(None, None, None))))

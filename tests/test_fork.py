@@ -172,3 +172,35 @@ wait_for(pid)
 """
     )
     assert done.words == ["parent", "child"]
+
+
+def test_nobody_waits_in_a_child_for_the_parents_gs():
+    """They stayed in the slab as parked: who cancelled or woke one gave a P to an M that isn't."""
+    done = run_script(
+        PREAMBLE
+        + """
+import threading
+chan = rt.Chan()
+def child():
+    chan.try_send(1)
+    return [go(rt.sleep, 0.001).join() for _ in range(3)]
+def outside():
+    pid = os.fork()
+    if pid == 0:
+        print(len(run(child, procs=2)), len(rt._door.all_g()), flush=True)
+        os._exit(0)
+    wait_for(pid)
+def main():
+    gs = [go(rt.sleep, 60) for _ in range(20)] + [go(chan.recv) for _ in range(20)]
+    while not all(g.waiting for g in gs):
+        rt.sleep(0.001)
+    t = threading.Thread(target=outside)
+    t.start()
+    rt.blocking(t.join)
+    return "parent"
+from gmpy_rt import _door
+rt._door = _door
+print(run(main))
+"""
+    )
+    assert done.words == ["3", "0", "parent"]

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import gc
+import sys
 import threading
+import time
 import weakref
 
 import pytest
-from support import PATIENCE, excepthook_calls, is_parked, poll_until, preempts, spin_until
+from support import (
+    PATIENCE,
+    excepthook_calls,
+    is_parked,
+    poll_until,
+    preempts,
+    sees_blocking,
+    spin_until,
+)
 
 import gmpy_rt as rt
 
@@ -30,6 +41,17 @@ def _in_runtime(test, procs):
         return rt.run(lambda: test(*args, **kwargs), procs=procs)
 
     return wrapper
+
+
+@contextlib.contextmanager
+def warnings_of_finalizers():
+    """What finalizers raise goes to the list that this gives, instead of to stderr."""
+    seen, before = [], sys.unraisablehook
+    sys.unraisablehook = lambda what: seen.append(what.exc_value)
+    try:
+        yield seen
+    finally:
+        sys.unraisablehook = before
 
 
 @in_runtime
@@ -478,3 +500,102 @@ def test_the_hook_gets_a_g_that_was_only_joined():
         del g
         gc.collect()
         poll_until(lambda: len(calls) == 1)
+
+
+def test_a_repr_while_its_g_ends():
+    """It looked at the function that the end of the G let go of just then."""
+
+    def main():
+        for _ in range(50):
+            gs = [rt.go(functools.partial(int)) for _ in range(100)]
+            text = ""
+            while "done" not in text:
+                text = "".join(map(repr, gs))
+
+    rt.run(main, procs=2)
+
+
+def test_a_long_chain_of_results_dies():
+    def main():
+        g = None
+        for _ in range(200_000):
+            g = rt.go(lambda last: last, g)
+            g.join()
+
+    rt.run(main, procs=1)
+
+
+def test_an_argument_whose_finalizer_waits_is_cancelled_with_its_g():
+    """The G was done already, so the end of the run waited for it without a word."""
+
+    class Waits:
+        def __del__(self):
+            begun.append(True)
+            rt.Chan().recv()
+
+    begun = []
+
+    def main():
+        g = rt.go(lambda a: None, Waits())
+        poll_until(lambda: begun and is_parked(g))
+        assert not g.done()
+
+    with warnings_of_finalizers():
+        rt.run(main)
+
+
+@sees_blocking
+def test_a_blocker_without_a_hash_keeps_its_exception():
+    """The set of those that block didn't take it, and the error that was cleared was the G's."""
+
+    class Blocks:
+        __hash__ = None
+
+        def __call__(self):
+            time.sleep(0.1)
+            raise ZeroDivisionError
+
+    def main():
+        for _ in range(3):
+            with pytest.raises(ZeroDivisionError):
+                rt.go(Blocks()).result(PATIENCE)
+
+    rt.run(main, procs=1)
+
+
+@sees_blocking
+def test_what_is_noted_of_a_blocker_keeps_nothing_alive():
+    class Data:
+        pass
+
+    def nap(data):
+        time.sleep(0.1)
+
+    def main():
+        data = Data()
+        ref = weakref.ref(data)
+        rt.go(functools.partial(nap, data)).result(PATIENCE)
+        del data
+        gc.collect()
+        return ref
+
+    assert rt.run(main, procs=1)() is None
+
+
+def test_a_thread_that_calls_go_as_the_run_ends_gets_an_error_or_a_g_that_ends():
+    stop, made = threading.Event(), []
+
+    def hammer():
+        while not stop.is_set():
+            with contextlib.suppress(RuntimeError):
+                made.append(rt.go(int))
+
+    thread = threading.Thread(target=hammer)
+    thread.start()
+    try:
+        for _ in range(200):
+            rt.run(lambda: None)
+    finally:
+        stop.set()
+        thread.join(PATIENCE)
+    assert all(g.done() for g in made)

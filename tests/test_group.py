@@ -307,6 +307,17 @@ def test_wait_and_as_completed_park_the_g_that_waits_for_futures(limit):
         gate.set()
 
 
+@in_runtime
+def test_a_group_entered_again_still_waits_for_its_children():
+    children = []
+    with pytest.raises(ExceptionGroup) as raised, rt.TaskGroup() as tg:
+        children.append(tg.go(rt.sleep, PATIENCE))
+        with tg:
+            pass
+    assert "entered once" in str(raised.value.exceptions[0])
+    assert children[0].done()
+
+
 @preempts
 @in_runtime
 def test_a_timeout_in_a_busy_body_still_waits_for_the_children():

@@ -479,3 +479,26 @@ def test_without_remote_debugging_hogs_are_preempted_by_monitoring():
     )
     assert done.words == ["monitoring", "Cancelled"]
     assert done.stderr == ""  # found: the events stayed on, and fired while Python shut down
+
+
+def test_what_a_handler_raises_after_it_woke_its_own_wait_comes_whole():
+    done = run_script(
+        """
+import signal, sys
+event = rt.Event()
+class Told(Exception):
+    def __init__(self, why):
+        super().__init__(why)
+def handler(*_):
+    event.set()
+    raise Told("the reason")
+signal.signal(signal.SIGALRM, handler)
+signal.setitimer(signal.ITIMER_REAL, 0.05)
+try:
+    print(event.wait())
+    for _ in range(10_000): pass
+except Told as exc:
+    print(exc)
+"""
+    )
+    assert done.stdout in ("True\nthe reason\n", "the reason\n")

@@ -436,7 +436,7 @@ def test_acceptors_of_one_listener_share_the_connections(procs: int) -> None:
 @pytest.mark.parametrize("in_g", [True, False])
 def test_dontwait_does_not_wait(in_g: bool) -> None:
     def main() -> None:
-        with pair(None) as (a, b):
+        with pair(None) as (_, b):
             for size in (1 << 16, 1):  # until b is full
                 with suppress(BlockingIOError):
                     while True:
@@ -461,34 +461,36 @@ def test_dontwait_does_not_wait(in_g: bool) -> None:
         main()
 
 
-@pytest.mark.parametrize("in_g", [True, False])
-def test_waitall_waits_for_all_and_for_no_more_than_comes(in_g: bool) -> None:
+def test_waitall_waits_for_all_and_for_no_more_than_comes() -> None:
     def main() -> None:
+        buffer = bytearray(10)
         with tcp_pair() as (a, b):
             a.settimeout(None)
             for read in (
                 lambda: a.recv(10, socket.MSG_WAITALL),
                 lambda: bytes(buffer[: a.recv_into(buffer, 10, socket.MSG_WAITALL)]),
             ):
-                buffer, got = bytearray(10), []
-                reader = threading.Thread(target=lambda: got.append(read()))  # noqa: B023
-                g = go(read) if in_g else reader.start()
+                g = go(read)
                 for piece in (b"abc", b"defg", b"hij-"):
-                    if in_g:
-                        parked(g)
+                    parked(g)
                     b.send(piece)
-                if not in_g:
-                    reader.join(PATIENCE)
-                assert (g.result(PATIENCE) if in_g else got[0]) == b"abcdefghij"
+                assert g.result(PATIENCE) == b"abcdefghij"
                 assert a.recv(10) == b"-"
             b.send(b"end")
             b.shutdown(socket.SHUT_WR)
             assert a.recv(10, socket.MSG_WAITALL) == b"end"
 
-    if in_g:
-        run(main, procs=1)
-    else:
-        main()
+    run(main, procs=1)
+
+
+def test_waitall_in_a_plain_thread() -> None:
+    with tcp_pair() as (a, b):
+        a.settimeout(None)
+        late = threading.Timer(0.05, b.send, (b"defghij",))
+        late.start()
+        b.send(b"abc")
+        assert a.recv(10, socket.MSG_WAITALL) == b"abcdefghij"
+        late.join(PATIENCE)
 
 
 def test_reading_nothing_waits_for_nothing() -> None:

@@ -89,6 +89,9 @@ typedef struct seat {
 /* Fills in who waits. Raises RuntimeError where nobody can (a finalizer between two G's). */
 int seat_take(seat *s);
 
+/* Raises exc, a signal's, in the plain thread that calls, once it is back in Python. Steals exc. */
+void raise_later(PyObject *exc);
+
 /* For dumps: what the G is about to park for; NULL: nothing any more. */
 static inline void waits_for(seat *s, PyObject *what) {
     if (s->g) __atomic_store_n(&host_g(s->g)->waits_for, what, __ATOMIC_RELEASE);
@@ -114,6 +117,7 @@ int yield_now(bool preempted);
 void lock_m(m *mp, PyG *self, int32_t by);
 /* Python object -> deadline; 0 for None. -1 with an exception set. -2: no wait (<= 0). */
 int64_t deadline_from(PyObject *timeout);
+int seconds_from(PyObject *timeout, double *s); /* no None. -1 with an exception set */
 
 extern const char *const wait_reasons[WAIT_REASONS]; /* names, pylook.c */
 

@@ -9,23 +9,43 @@ static PyObject *excepthook; /* called with a G whose exception nobody will see 
 /* ---------------------------------------------------------------- functions that block */
 
 enum { MAX_BLOCKERS = 1024 };
-static PyObject *blockers; /* set of the entry functions (their code) that blocked an M undeclared */
+static PyObject *blockers; /* set of what entry() returns for functions that blocked an M undeclared */
+static PyTypeObject *partial;
 static _Atomic uint32_t nblockers;
 
+/* What stands for fn, and keeps nothing else alive: its code, its address in C, or its type. New
+ * reference; NULL with an exception set. */
 static PyObject *entry(PyObject *fn) {
+    PyObject *inner = NULL, *key;
+    if (Py_IS_TYPE(fn, partial) && (fn = inner = PyObject_GetAttrString(fn, "func")) == NULL) return NULL;
     if (PyMethod_Check(fn)) fn = PyMethod_GET_FUNCTION(fn);
-    return PyFunction_Check(fn) ? PyFunction_GET_CODE(fn) : fn;
+    if (PyFunction_Check(fn))
+        key = Py_NewRef(PyFunction_GET_CODE(fn));
+    else if (PyCFunction_Check(fn))
+        key = PyLong_FromVoidPtr((void *)(uintptr_t)PyCFunction_GET_FUNCTION(fn));
+    else
+        key = Py_NewRef((PyObject *)Py_TYPE(fn));
+    Py_XDECREF(inner);
+    return key;
 }
 
+/* An exception may be set: the G's. */
 static void note_blocker(PyObject *fn) {
     if (load_relaxed(&nblockers) >= MAX_BLOCKERS) return;
-    if (PySet_Add(blockers, entry(fn)) < 0) PyErr_Clear(); /* not hashable: then not */
+    PyObject *type, *value, *tb;
+    PyErr_Fetch(&type, &value, &tb);
+    PyObject *key = entry(fn);
+    if (!key || PySet_Add(blockers, key) < 0) PyErr_Clear(); /* then not */
+    Py_XDECREF(key);
+    PyErr_Restore(type, value, tb);
     store_relaxed(&nblockers, (uint32_t)PySet_GET_SIZE(blockers));
 }
 
 static bool is_blocker(PyObject *fn) {
-    int r = PySet_Contains(blockers, entry(fn));
+    PyObject *key = entry(fn);
+    int r = key ? PySet_Contains(blockers, key) : -1;
     if (r < 0) PyErr_Clear();
+    Py_XDECREF(key);
     return r > 0;
 }
 
@@ -109,6 +129,12 @@ fail:
     return NULL;
 }
 
+static PyObject *draining_error(void) {
+    PyErr_SetString(PyExc_RuntimeError,
+                    "go() while the runtime ends: main has returned, no new G's are started");
+    return NULL;
+}
+
 static PyObject *start(struct PyGroup *group, bool begins, PyObject *const *args, Py_ssize_t nargs,
                        PyObject *kwnames) {
     if (nargs < 1) {
@@ -126,11 +152,7 @@ static PyObject *start(struct PyGroup *group, bool begins, PyObject *const *args
                         "go() outside a runtime: start one with gmpy_rt.run(main), and call go() in main");
         return NULL;
     }
-    if (load_relaxed(&S.draining)) {
-        PyErr_SetString(PyExc_RuntimeError,
-                        "go() while the runtime ends: main has returned, no new G's are started");
-        return NULL;
-    }
+    if (load_relaxed(&S.draining)) return draining_error();
     PyG *self = new_g(args[0], args + 1, nargs - 1, kwnames);
     if (!self) return NULL;
     self->begins = begins;
@@ -144,8 +166,14 @@ static PyObject *start(struct PyGroup *group, bool begins, PyObject *const *args
     Py_INCREF(self);                                         /* the runtime's reference, until it has ended */
     uint32_t name = tracing() ? trace_name_of(self->fn) : 0; /* once it runs, fn isn't ours */
     if (mp) sched_enter(mp);
-    sched_go(self->gp);
+    bool gone = sched_go(self->gp);
     if (mp) sched_leave(mp);
+    if (unlikely(!gone)) {
+        if (group) group_child_ended(self);
+        Py_DECREF(self);
+        Py_DECREF(self);
+        return draining_error();
+    }
     if (unlikely(name)) trace_event(TRACE_NAME, self->gp->id, name);
     return (PyObject *)self;
 }
@@ -226,12 +254,23 @@ static void report(PyG *self) {
     PyErr_Restore(type, value, tb);
 }
 
-/* Publishes the outcome and wakes who joins. */
+/* Publishes the outcome and wakes who joins. What it was called with goes before: a finalizer
+ * of that may wait, and can be cancelled as long as the G isn't done. */
 static void finish(PyG *self, PyObject *result) {
     waiter *wake = NULL, *w;
     PyObject *exc = result ? NULL : take_exception(), *drop = NULL;
-    if (unlikely(!result || PyObject_IS_GC(result))) PyObject_GC_Track(self);
     if (unlikely(self->scopes)) scopes_end(self);
+    mutex_lock(&self->lock);
+    PyObject *fn = self->fn;
+    self->fn = NULL;
+    mutex_unlock(&self->lock);
+    Py_XDECREF(fn);
+    Py_CLEAR(self->args);
+    Py_CLEAR(self->kwargs);
+    Py_CLEAR(self->context);
+    if (self->locals) PyDict_Clear(self->locals); /* its entries may refer to it: see local.py */
+    Py_CLEAR(self->locals);
+    if (unlikely(!result || PyObject_IS_GC(result))) PyObject_GC_Track(self);
     mutex_lock(&self->lock);
     self->result = result;
     self->exc = exc;
@@ -250,12 +289,6 @@ static void finish(PyG *self, PyObject *result) {
     }
     if (self->group) group_child_ended(self);
     Py_XDECREF(drop);
-    Py_CLEAR(self->fn);
-    Py_CLEAR(self->args);
-    Py_CLEAR(self->kwargs);
-    Py_CLEAR(self->context);
-    if (self->locals) PyDict_Clear(self->locals); /* its entries may refer to it: see local.py */
-    Py_CLEAR(self->locals);
 }
 
 /* A child was forked inside a G and now falls out of it. M's, P's and the other G's are the
@@ -279,6 +312,7 @@ static out_of_line void ended(PyG *self, PyObject *result) {
         !self->notify)
         note_blocker(self->fn);
     finish(self, result);
+    no_raise(load_relaxed(&mp->host), gp); /* it may have been preempted in a finalizer */
     bool notify = self->notify;
     sched_enter(mp);
     sched_end(mp, gp);
@@ -444,6 +478,7 @@ static void g_dealloc(PyG *self) {
     if (self->exc && !self->seen && PyObject_CallFinalizerFromDealloc((PyObject *)self) < 0) return;
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
+    Py_TRASHCAN_BEGIN(self, g_dealloc); /* its result may be a G, and that one's result... */
     if (self->weakrefs) PyObject_ClearWeakRefs((PyObject *)self);
     g_clear(self);
     Py_CLEAR(self->name);
@@ -452,6 +487,7 @@ static void g_dealloc(PyG *self) {
     if (self->gp) g_free(self->gp);
     type->tp_free(self);
     Py_DECREF(type);
+    Py_TRASHCAN_END;
 }
 
 /* ---------------------------------------------------------------- module */
@@ -559,6 +595,10 @@ static PyMethodDef methods[] = {
 int pyg_init(PyObject *module) {
     G_Type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &g_spec, NULL);
     blockers = PySet_New(NULL);
-    if (!blockers || !G_Type || PyModule_AddObjectRef(module, "G", (PyObject *)G_Type) < 0) return -1;
+    PyObject *functools = PyImport_ImportModule("functools");
+    if (functools) partial = (PyTypeObject *)PyObject_GetAttrString(functools, "partial");
+    Py_XDECREF(functools);
+    if (!blockers || !partial || !G_Type || PyModule_AddObjectRef(module, "G", (PyObject *)G_Type) < 0)
+        return -1;
     return PyModule_AddFunctions(module, methods);
 }

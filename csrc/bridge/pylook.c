@@ -41,14 +41,16 @@ static const char *state_name(PyG *self) {
 }
 
 static PyObject *fn_name(PyG *self) {
-    PyObject *name = NULL;
-    if (self->fn) {
-        name = PyObject_GetAttrString(self->fn, "__qualname__");
-        if (!name) {
-            PyErr_Clear();
-            name = PyObject_Str((PyObject *)Py_TYPE(self->fn));
-        }
+    mutex_lock(&self->lock); /* finish() takes it away */
+    PyObject *fn = Py_XNewRef(self->fn), *name = NULL;
+    mutex_unlock(&self->lock);
+    if (!fn) return NULL;
+    name = PyObject_GetAttrString(fn, "__qualname__");
+    if (!name) {
+        PyErr_Clear();
+        name = PyObject_Str((PyObject *)Py_TYPE(fn));
     }
+    Py_DECREF(fn);
     return name;
 }
 
@@ -93,7 +95,8 @@ static PyObject *g_get_m(PyG *self, void *Py_UNUSED(c)) {
 }
 static PyObject *g_get_waiting(PyG *self, void *Py_UNUSED(c)) {
     if (g_status(self->gp) != G_WAITING) return PyFloat_FromDouble(0.0);
-    return PyFloat_FromDouble((double)(nanotime() - self->gp->wait_since) / 1e9);
+    int64_t ns = nanotime() - load_relaxed(&self->gp->wait_since);
+    return PyFloat_FromDouble(ns > 0 ? (double)ns / 1e9 : 0.0); /* the clocks of two CPUs may differ */
 }
 
 /* (file, line, function) of the go() that made it, or None. */
@@ -113,9 +116,12 @@ static PyObject *g_get_greenlet(PyG *self, void *Py_UNUSED(c)) {
     Py_RETURN_NONE;
 }
 
-/* The innermost frame of a parked G; None otherwise. Only for its own M, or while nothing can
- * wake it (deadlock): the caller walks live frames. */
+/* The innermost frame of a parked G; None otherwise. With the GIL only: the caller walks live
+ * frames, and without it they may be gone meanwhile (what look() noted has to do there). */
 static PyObject *g_get_frame(PyG *self, void *Py_UNUSED(c)) {
+#ifdef Py_GIL_DISABLED
+    Py_RETURN_NONE;
+#endif
     if (g_status(self->gp) != G_WAITING) Py_RETURN_NONE;
     if (self->greenlet) return PyObject_GetAttrString(self->greenlet, "gr_frame");
     /* The last that parked on an M with nothing else to run: the M sleeps on its stack. */

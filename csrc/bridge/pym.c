@@ -21,6 +21,20 @@ typedef struct thread_seat {
 static _Thread_local thread_seat outermost;
 static _Thread_local thread_seat *innermost; /* NULL: outermost */
 
+static int raise_now(void *exc) {
+    PyErr_SetObject((PyObject *)Py_TYPE((PyObject *)exc), exc);
+    Py_DECREF((PyObject *)exc);
+    return -1;
+}
+
+/* Signals' handlers run in the main thread, and so do pending calls. */
+void raise_later(PyObject *exc) {
+    if (Py_AddPendingCall(raise_now, exc) == 0) return;
+    /* Too many are pending. Better without what it carries than not at all. */
+    PyThreadState_SetAsyncExc(PyThread_get_thread_ident(), (PyObject *)Py_TYPE(exc));
+    Py_DECREF(exc);
+}
+
 /* PyErr_CheckSignals while s is waited on. */
 static int check_signals(seat *s) {
     thread_seat *mine = containerof(s->parker, thread_seat, parker);
@@ -136,14 +150,10 @@ static out_of_line int park_thread(seat *s, int64_t deadline) {
         if (!signalled && !(deadline && nanotime() >= deadline)) continue;
         if (wait_take_back(s->parker, seq, WAKE_TIMEOUT)) return signalled ? PARK_ERROR : WAKE_TIMEOUT;
         /* Somebody claimed the wait just now: the note is about to be set. */
-        PyObject *type, *value, *tb;
-        PyErr_Fetch(&type, &value, &tb);
+        PyObject *exc = signalled ? take_exception() : NULL;
         note_sleep(&s->parker->note, 0);
         /* What the wake-up carries mustn't be lost: the signal's exception comes right after. */
-        if (signalled) PyThreadState_SetAsyncExc(PyThread_get_thread_ident(), type);
-        Py_XDECREF(type);
-        Py_XDECREF(value);
-        Py_XDECREF(tb);
+        if (exc) raise_later(exc);
         return s->parker->wake;
     }
 }
@@ -230,19 +240,23 @@ void lock_m(m *mp, PyG *self, int32_t by) {
     store_relaxed(&mp->no_fresh, mp->locks > 0 || mp->solo);
 }
 
-int64_t deadline_from(PyObject *timeout) {
-    if (timeout == Py_None || timeout == NULL) return 0;
-    double s = PyFloat_AsDouble(timeout);
-    if (s == -1.0 && PyErr_Occurred()) {
+int seconds_from(PyObject *timeout, double *s) {
+    *s = PyFloat_AsDouble(timeout);
+    if (*s == -1.0 && PyErr_Occurred()) {
         if (PyErr_ExceptionMatches(PyExc_TypeError))
             PyErr_Format(PyExc_TypeError, "timeout=%R: give a number of seconds, or None to wait for ever",
                          timeout);
         return -1;
     }
-    if (isnan(s)) {
-        PyErr_SetString(PyExc_ValueError, "timeout=nan: give a number of seconds, or None to wait for ever");
-        return -1;
-    }
+    if (!isnan(*s)) return 0;
+    PyErr_SetString(PyExc_ValueError, "timeout=nan: give a number of seconds, or None to wait for ever");
+    return -1;
+}
+
+int64_t deadline_from(PyObject *timeout) {
+    double s;
+    if (timeout == Py_None || timeout == NULL) return 0;
+    if (seconds_from(timeout, &s) < 0) return -1;
     if (s <= 0) return -2;
     if (s > 1e9) return 0; /* 30 years: for ever */
     /* Never early by the kernel's clock, from which ours differs by up to a microsecond or two. */

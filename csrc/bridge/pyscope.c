@@ -20,7 +20,7 @@
 typedef struct PyScope {
     PyObject_HEAD
     PyObject *weakrefs;
-    PyG *g; /* from enter on, for good */
+    _Atomic(PyG *) g; /* from enter on, for good */
     struct PyScope *outer;
     timer timer;
     PyObject *exc;  /* what was raised for it */
@@ -29,6 +29,7 @@ typedef struct PyScope {
     bool shield;
     bool silent; /* exit swallows what was raised for it */
     bool linked, fired, raised;
+    bool cancelled; /* by cancel(): nothing puts that off */
     _Atomic bool expired;
 } PyScope;
 
@@ -139,7 +140,15 @@ PyObject *take_interrupt(PyG *self) {
 }
 
 int raise_interrupt(PyG *self) {
+#if PY_VERSION_HEX < 0x030C0000
+    /* Making the exception may collect there, and a finalizer wait: on the waiter that the caller
+     * has still in a queue. Later versions collect between bytecodes only. */
+    int collects = PyGC_Disable();
     PyObject *exc = take_interrupt(self);
+    if (collects) PyGC_Enable();
+#else
+    PyObject *exc = take_interrupt(self);
+#endif
     if (!exc) {
         if (!PyErr_Occurred()) PyErr_SetString(PyExc_SystemError, "gmpy_rt: interrupted by nothing");
         return PARK_ERROR;
@@ -173,6 +182,15 @@ void scopes_end(PyG *self) {
 
 /* ---------------------------------------------------------------- the Scope object */
 
+/* None: -1. Below 0: 0. */
+static int seconds_arg(PyObject *arg, double *s) {
+    *s = -1.0;
+    if (arg == Py_None) return 0;
+    if (seconds_from(arg, s) < 0) return -1; /* its errors fit */
+    if (*s < 0) *s = 0;
+    return 0;
+}
+
 static PyObject *scope_new(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
     static char *names[] = {"seconds", "when", "shield", "silent", NULL};
     PyObject *seconds = Py_None, *when = Py_None;
@@ -180,11 +198,7 @@ static PyObject *scope_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|OOpp:Scope", names, &seconds, &when, &shield, &silent))
         return NULL;
     double s = -1.0, at = 0.0;
-    if (seconds != Py_None) {
-        if (deadline_from(seconds) == -1) return NULL; /* its errors fit */
-        s = PyFloat_AsDouble(seconds);
-        if (s < 0) s = 0;
-    }
+    if (seconds_arg(seconds, &s) < 0) return NULL;
     if (when != Py_None && (at = PyFloat_AsDouble(when)) == -1.0 && PyErr_Occurred()) {
         if (PyErr_ExceptionMatches(PyExc_TypeError))
             PyErr_Format(PyExc_TypeError, "deadline(%R): give a time of time.monotonic(), in seconds", when);
@@ -235,23 +249,24 @@ static PyObject *scope_enter(PyScope *self, PyObject *Py_UNUSED(unused)) {
                                             "function started by run() or go()");
         return NULL;
     }
-    if (self->g) {
+    PyG *mine = host_g(gp), *none = NULL;
+    if (!atomic_compare_exchange_strong(&self->g, &none, mine)) {
         PyErr_SetString(PyExc_RuntimeError,
                         "a timeout, deadline or shield can be entered once; make a new one");
         return NULL;
     }
-    self->g = (PyG *)Py_NewRef((PyObject *)host_g(gp));
+    Py_INCREF((PyObject *)mine);
     set_seconds(self);
-    mutex_lock(&self->g->lock);
-    self->outer = self->g->scopes;
-    self->g->scopes = (PyScope *)Py_NewRef((PyObject *)self);
+    mutex_lock(&mine->lock);
+    self->outer = mine->scopes;
+    mine->scopes = (PyScope *)Py_NewRef((PyObject *)self);
     self->linked = true;
-    if (self->shield) store_seq(&gp->cancel, anything_to_raise(self->g));
-    mutex_unlock(&self->g->lock);
+    if (self->shield) store_seq(&gp->cancel, anything_to_raise(mine));
+    mutex_unlock(&mine->lock);
     if (arm(self) == 0) return Py_NewRef((PyObject *)self);
-    mutex_lock(&self->g->lock);
-    unlink_scope(self->g, self);
-    mutex_unlock(&self->g->lock);
+    mutex_lock(&mine->lock);
+    unlink_scope(mine, self);
+    mutex_unlock(&mine->lock);
     Py_DECREF(self);
     return NULL;
 }
@@ -290,7 +305,7 @@ static PyObject *scope_cancel(PyScope *self, PyObject *Py_UNUSED(unused)) {
     }
     mutex_lock(&self->g->lock);
     if (self->linked && !self->fired) {
-        live = self->fired = true;
+        live = self->fired = self->cancelled = true;
         claimed = tell(self->g);
     }
     mutex_unlock(&self->g->lock);
@@ -299,30 +314,27 @@ static PyObject *scope_cancel(PyScope *self, PyObject *Py_UNUSED(unused)) {
 }
 
 static PyObject *scope_reschedule(PyScope *self, PyObject *arg) {
+    double s;
+    if (seconds_arg(arg, &s) < 0) return NULL;
     g *gp = current_g();
-    if (!self->g || !gp || host_g(gp) != self->g || !self->linked) {
+    if (!gp || host_g(gp) != self->g || !self->linked) {
         PyErr_SetString(PyExc_RuntimeError, "reschedule() works inside the block, in the G that entered it");
         return NULL;
     }
-    if (deadline_from(arg) == -1) return NULL;
     timer_remove(&self->timer);
     mutex_lock(&self->g->lock);
-    bool over = self->raised;
+    bool over = self->raised || self->cancelled;
     if (!over) {
         self->fired = false;
         store_seq(&gp->cancel, anything_to_raise(self->g));
     }
     mutex_unlock(&self->g->lock);
     if (over) {
-        PyErr_SetString(PyExc_RuntimeError, "reschedule(): it has expired already");
+        PyErr_SetString(PyExc_RuntimeError, "reschedule(): it has expired already, or was cancelled");
         return NULL;
     }
     self->when = 0;
-    self->seconds = -1.0;
-    if (arg != Py_None) {
-        double s = PyFloat_AsDouble(arg);
-        self->seconds = s < 0 ? 0 : s;
-    }
+    self->seconds = s;
     set_seconds(self);
     if (arm(self) < 0) return NULL;
     Py_RETURN_NONE;

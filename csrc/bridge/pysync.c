@@ -282,34 +282,32 @@ static PyObject *rlock_release_save(PyRLock *self, PyObject *Py_UNUSED(unused)) 
 }
 
 /* Takes the lock whatever interrupts: a G meets that at its next park, a plain thread right
- * after. Never raises. */
-static void take_anyway(PyLock *self) {
-    PyObject *type = NULL, *value, *tb;
+ * after. -1 with an exception set only where nobody can wait (seat_take). */
+static int take_anyway(PyLock *self) {
+    PyObject *late = NULL;
     g *gp = current_g();
-    if (lock_take(self, false, 0) == 1) return;
+    if (lock_take(self, false, 0) == 1) return 0;
     if (gp) mask_interrupts(host_g(gp), 1);
     while (lock_take(self, true, 0) < 0) {
-        Py_XDECREF(type);
-        PyErr_Fetch(&type, &value, &tb);
-        Py_XDECREF(value);
-        Py_XDECREF(tb);
+        if (sched_self && !gp) return -1;
+        Py_XSETREF(late, take_exception());
     }
     if (gp) mask_interrupts(host_g(gp), -1);
-    if (type) PyThreadState_SetAsyncExc(PyThread_get_thread_ident(), type);
-    Py_XDECREF(type);
+    if (late) raise_later(late);
+    return 0;
 }
 
 static PyObject *rlock_acquire_restore(PyRLock *self, PyObject *saved) {
     uint64_t count = PyLong_AsUnsignedLongLong(saved);
     if (count == (uint64_t)-1 && PyErr_Occurred()) return NULL;
-    take_anyway(&self->lock);
+    if (take_anyway(&self->lock) < 0) return NULL;
     store_relaxed(&self->key, caller_key());
     self->count = count;
     Py_RETURN_NONE;
 }
 
 static PyObject *lock_acquire_anyway(PyLock *self, PyObject *Py_UNUSED(unused)) {
-    take_anyway(self);
+    if (take_anyway(self) < 0) return NULL;
     Py_RETURN_NONE;
 }
 
