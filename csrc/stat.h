@@ -28,6 +28,7 @@ static inline int64_t hist_lower(uint32_t b) {
 }
 
 static inline void hist_add(hist *h, int64_t v) {
+    if (unlikely(v < 0)) v = 0; /* its end was read a moment before its beginning, on another CPU */
     uint32_t b = hist_bucket(v);
     count_add(&h->count[b], 1);
     count_add(&h->sum, v);

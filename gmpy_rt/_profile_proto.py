@@ -95,7 +95,11 @@ class _Writer:
 
     def string(self, text: str) -> int:
         known = self.strings.index.get(text)
-        return self.strings.add(text, text.encode()) if known is None else known
+        return (
+            self.strings.add(text, text.encode(errors="backslashreplace"))
+            if known is None
+            else known
+        )
 
     def function(self, frame: Frame) -> int:
         key = frame[:3]

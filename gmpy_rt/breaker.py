@@ -4,7 +4,8 @@ After section 4.4 of the article 'Go 1.22 ... goroutine starvation':
 
     closed     every call is admitted. `bad_samples` bad samples in a row -> open.
     open       no call is admitted. After `open_seconds` -> half-open.
-    half-open  trial calls: one at first, and one more at a time for each that succeeded.
+    half-open  trial calls: one at first, and one more at a time for each that succeeded. One
+               that hasn't come back after `open_seconds` makes room for another.
                `success` of the last `trials` results good -> closed; `failures` in a row,
                or `bad_samples` bad samples in a row -> open.
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import count
 from typing import Literal, NamedTuple
 
 __gmpy_atomic__ = True  # no interrupt between two bytecodes here, see preempt.c
@@ -46,21 +48,25 @@ class Rules(NamedTuple):
         return self
 
 
+_numbers = count(1)  # of trial calls, in all breakers: a guard may change its breaker meanwhile
+
+
 class Breaker:
     """One breaker, closed at first. Not for several threads at once: the caller locks."""
 
     def __init__(
         self, rules: Rules | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        if rules is not None and not isinstance(rules, Rules):
+            raise TypeError(f"rules={rules!r}: give Rules(...) of gmpy_rt.breaker, or None")
         self.rules = (rules or Rules()).check()
         self.opened = 0  # times
         self._clock = clock
         self._state: State = "closed"
-        self._period = 1  # counts changes: a result is for the period its call was admitted in
         self._bad = 0  # bad samples in a row
         self._failed = 0  # failures in a row
         self._succeeded = 0  # in this half-open period
-        self._under_way = 0
+        self._trials: dict[int, float] = {}  # under way, and since when
         self._results: deque[bool] = deque(maxlen=self.rules.trials)
         self._half_open_at = 0.0
 
@@ -87,18 +93,22 @@ class Breaker:
 
     def admit(self) -> int | None:
         """May a call be made now? A number to give to done() afterwards, or None."""
-        state = self.state
-        if state == "open" or (state == "half-open" and self._under_way > self._succeeded):
+        state, now = self.state, self._clock()
+        if state == "open":
             return None
-        self._under_way += 1
-        return self._period
+        number = next(_numbers)
+        if state == "half-open":
+            for trial, since in list(self._trials.items()):
+                if now - since >= self.rules.open_seconds:
+                    del self._trials[trial]
+            if len(self._trials) > self._succeeded:
+                return None
+            self._trials[number] = now
+        return number
 
     def done(self, admitted: int, ok: bool | None) -> None:
         """How the call ended that admit() gave this number to; None: it tells nothing."""
-        if admitted != self._period:
-            return
-        self._under_way -= 1
-        if ok is None or self.state != "half-open":
+        if self._trials.pop(admitted, None) is None or ok is None:
             return
         self._results.append(ok)
         self._succeeded += ok
@@ -118,6 +128,6 @@ class Breaker:
 
     def _change(self, state: State) -> None:
         self._state = state
-        self._period += 1
-        self._bad = self._failed = self._succeeded = self._under_way = 0
+        self._bad = self._failed = self._succeeded = 0
+        self._trials.clear()
         self._results.clear()

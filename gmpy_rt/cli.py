@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .trace import Trace
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -144,16 +148,27 @@ def _demo(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from . import run
+    _check_run(args)
+    return _run_code(args, *_load_script(args))
+
+
+def _check_run(args: argparse.Namespace) -> None:
+    from . import runtime
     from .procs import MAX_PROCS, check_procs, check_reserve
 
     try:
         if args.procs is not None:
             check_procs(args.procs, "--procs")
         check_reserve(args.reserve, args.procs or MAX_PROCS, "--reserve")
+        runtime.check_policy(args.policy)
+        runtime.check_affinity(args.affinity)
     except ValueError as problem:
         raise CommandError(str(problem)) from problem
-    code, namespace = _load_script(args)
+
+
+def _run_code(args: argparse.Namespace, code: CodeType, namespace: dict[str, Any]) -> int:
+    from . import run
+
     ending = run(
         _script_g,
         code,
@@ -191,28 +206,37 @@ def _trace(args: argparse.Namespace) -> int:
         raise CommandError("which script? Or --check FILE to check a trace")
     from . import trace
 
+    as_main = args.run or args.procs is not None or args.affinity or args.policy or args.reserve
+    if as_main:
+        _check_run(args)
+    script = _load_script(args)  # before the file of an earlier trace is emptied
+    parent = os.getpid()
     try:
         traced = trace.start(args.output)
     except OSError as problem:
         raise CommandError(f"can't write {args.output}: {problem.strerror}") from problem
     try:
-        if args.run or args.procs or args.affinity or args.policy or args.reserve:
-            return _run(args)
-        exec(*_load_script(args))
+        if as_main:
+            return _run_code(args, *script)
+        exec(*script)
         return 0
     finally:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # told below
-            trace.stop()
-        lost = f", {traced.lost} lost" if traced.lost else ""
-        opens = (
-            "look at it with go tool trace {}" if traced.for_go else "open {} in ui.perfetto.dev"
-        )
-        print(
-            f"gmpy-rt trace: {traced.events} events in {traced.seconds:.1f} s{lost}; "
-            + opens.format(args.output),
-            file=sys.stderr,
-        )
+        if os.getpid() == parent:  # the trace isn't a forked child's
+            _end_trace(args, traced)
+
+
+def _end_trace(args: argparse.Namespace, traced: Trace) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # told below
+        with traced:  # stops it, if the script hasn't
+            pass
+    lost = f", {traced.lost} lost" if traced.lost else ""
+    opens = "look at it with go tool trace {}" if traced.for_go else "open {} in ui.perfetto.dev"
+    print(
+        f"gmpy-rt trace: {traced.events} events in {traced.seconds:.1f} s{lost}; "
+        + opens.format(args.output),
+        file=sys.stderr,
+    )
 
 
 def _check_trace(path: Path) -> int:
@@ -249,15 +273,17 @@ def _pprof(args: argparse.Namespace) -> int:
         raise CommandError(f"can't write {output}: {problem.strerror}") from problem
     except ValueError as problem:
         raise CommandError(str(problem)) from problem
-    ran = True
+    ran, parent = True, os.getpid()
     try:
         return _run(args)
     except CommandError:
         ran = False
         raise
     finally:  # whatever becomes of the script
-        data = finish()
-        if ran:
+        data = finish() if os.getpid() == parent else None  # a forked child has no profile
+        if data is None:
+            pass
+        elif ran:
             output.write_bytes(data)
             hint = "look at it with `go tool pprof -top`, or in speedscope"
             print(f"gmpy-rt pprof: {output}: {hint}", file=sys.stderr)

@@ -31,6 +31,7 @@ from .sync import Condition, Event
 
 P = ParamSpec("P")
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 
 STACK_BYTES = 1024
 _QUIET_SECONDS = 1.0
@@ -121,7 +122,8 @@ class HungerGuard:
     up to queue_size of them wait, each for at most queue_timeout seconds.
     slice: seconds that a G may run while others wait, during relief; None leaves it alone.
     reserve: P's reserved for the latency class during relief, where guard.go() starts its G's.
-    on_change: called with the new state and the sample, in the guard's thread.
+    on_change: called with the new state and the sample, in the guard's thread, with the first
+    sample after the change.
     """
 
     def __init__(
@@ -165,11 +167,14 @@ class HungerGuard:
         self._levers: Any = None
         self._breaker = Breaker(rules, clock)
         self._state: State = "closed"
+        self._announced: State = "closed"  # to on_change
         self._lock = Lock()  # the breaker's
         self._changed = Condition(self._lock)
         self._relieving = False
         self._quiet = 0
-        self._before: tuple[float, int] = (0.0, 0)  # slice and reserve before relief
+        # What relief moves: before, and to what.
+        self._slices: tuple[float, float] = (0.0, 0.0)
+        self._reserves: tuple[int, int] = (0, 0)
         self._stop = threading.Event()
         self._ended = Event()
         self._thread: threading.Thread | None = None
@@ -185,6 +190,8 @@ class HungerGuard:
             raise RuntimeError("HungerGuard.start(): it runs already; stop() it first")
         _runtime.at_stop(self.stop)  # raises outside a runtime
         self._levers = self._levers_of(self.starving)
+        self._breaker.opened = 0
+        self._announced = "closed"
         self._stop.clear()
         self._ended.clear()
         self._thread = threading.Thread(target=self._watch, name="gmpy-guard", daemon=True)
@@ -195,10 +202,14 @@ class HungerGuard:
         thread = self._thread
         if thread is None:
             return
+        if thread is threading.current_thread():  # on_change: it ends once that returns
+            self._stop.set()
+            return
         _door.external(1)  # no deadlock while a G waits here
         try:
             self._stop.set()
-            self._ended.wait()  # not join(): the thread may need a lock that a G of this M has
+            if thread.is_alive():  # not in a forked child
+                self._ended.wait()  # not join(): it may need a lock that a G of this M has
         finally:
             _door.external(-1)
         thread.join()
@@ -229,7 +240,9 @@ class HungerGuard:
         finally:
             self._relieve(False)
             with self._changed:
-                self._breaker = Breaker(self._breaker.rules, self._breaker._clock)
+                old = self._breaker
+                self._breaker = Breaker(old.rules, old._clock)
+                self._breaker.opened = old.opened
                 self._note_state()
             self._ended.set()
 
@@ -277,8 +290,12 @@ class HungerGuard:
             changed = self._note_state()
             if self.queued and not changed:
                 self._changed.notify_all()  # one that was told of a place may have been cancelled
-        if changed and self._on_change is not None:
-            self._on_change(self._state, sample)
+            state = self._state
+        # Calls notice changes, too, but tell nobody.
+        if state != self._announced:
+            self._announced = state
+            if self._on_change is not None:
+                self._on_change(state, sample)
 
     def _relieve(self, on: bool) -> None:
         if on:
@@ -286,15 +303,17 @@ class HungerGuard:
             if not self._relieving:
                 self._relieving = True
                 self.reliefs += 1
-                slice = self._levers.slice(self.slice or 0)
-                self._before = slice, self._levers.reserve(self.reserve) if self.reserve else 0
+                if self.slice:
+                    self._slices = _move(self._levers.slice, min, self.slice)
+                if self.reserve:
+                    self._reserves = _move(self._levers.reserve, max, self.reserve)
             self._levers.preempt_now()
         elif self._relieving:
             self._relieving = False
-            slice, reserve = self._before
-            self._levers.slice(slice)
+            if self.slice:
+                _move_back(self._levers.slice, *self._slices)
             if self.reserve:
-                self._levers.reserve(reserve)
+                _move_back(self._levers.reserve, *self._reserves)
 
     def _note_state(self) -> bool:
         """With the lock: has the state changed? Whoever queues looks again then."""
@@ -397,10 +416,27 @@ class HungerGuard:
         )
 
 
+def _move(lever: Callable[[N], N], best: Callable[[N, N], N], to: N) -> tuple[N, N]:
+    """Moves a lever that says where it was, unless that was better. (before, now)"""
+    before = lever(to)
+    if best(before, to) == before != to:
+        lever(before)
+        return before, before
+    return before, to
+
+
+def _move_back(lever: Callable[[N], N], before: N, mine: N) -> None:
+    """Unless somebody else has moved it since."""
+    found = lever(before)
+    if found != mine:
+        lever(found)
+
+
 def _seconds(name: str, value: object, least: float) -> None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and value >= least
+    good = isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= 1e9
     if not good or value == 0:
-        raise ValueError(f"{name}={value!r}: give seconds, {least or 'more than 0'} or longer")
+        least_text = str(least) if least else "more than 0"
+        raise ValueError(f"{name}={value!r}: give seconds, {least_text}, at most 1e9")
 
 
 def _count(name: str, value: object) -> None:

@@ -47,8 +47,10 @@ class Histogram:
     def quantile(self, q: float) -> float:
         """The value below which a share q (0 to 1) of all lies, in seconds; 0.0 without any.
 
-        Not less than the true one, and at most 12.5 % more.
+        Not less than the true one, and at most 12.5 % more. Raises ValueError for another q.
         """
+        if not 0 <= q <= 1:
+            raise ValueError(f"q={q!r}: a share from 0 to 1, such as 0.99")
         rank, seen = q * self.total, 0
         for count, upper in zip(self.counts, self.buckets[1:], strict=True):
             seen += count

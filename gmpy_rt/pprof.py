@@ -110,8 +110,8 @@ _running: dict[str, _Sampler] = {}
 _starting = _door.Lock()  # not one of threads: a G that holds it may lose its turn
 
 
-def _start(kind: str, hz: float) -> None:
-    if not 1 <= hz <= 1000:
+def _start(kind: str, hz: float) -> _Sampler:
+    if not isinstance(hz, int | float) or not 1 <= hz <= 1000:
         raise ValueError(f"hz={hz!r}: between 1 and 1000 samples a second; Go takes 100")
     with _starting:
         if kind in _running:
@@ -119,30 +119,38 @@ def _start(kind: str, hz: float) -> None:
                 f"a {kind} profile is being taken already: one at a time; "
                 f"end it with pprof.stop_{kind}()"
             )
-        _running[kind] = _Sampler(kind, hz)
+        _running[kind] = sampler = _Sampler(kind, hz)
+        return sampler
 
 
-def _stop(kind: str) -> bytes:
+def _stop(kind: str, mine: _Sampler | None = None) -> bytes:
+    """Ends the profile of that kind; only if it is `mine`, if that is given."""
     with _starting:
-        sampler = _running.pop(kind, None)
-    if sampler is None:
-        raise RuntimeError(f"pprof.stop_{kind}() without pprof.start_{kind}()")
+        sampler = _running.get(kind)
+        if sampler is None or (mine or sampler) is not sampler:
+            raise RuntimeError(
+                f"pprof.stop_{kind}() without pprof.start_{kind}()"
+                if mine is None
+                else f"somebody ended this profile with pprof.stop_{kind}()"
+            )
+        del _running[kind]
     return sampler.stop()
 
 
 def _for_seconds(kind: str, seconds: float, hz: float) -> bytes:
     _check_seconds(seconds)
-    _start(kind, hz)
+    mine = _start(kind, hz)
     try:
         _door.sleep(seconds)
     except BaseException:
-        _stop(kind)
+        if _running.get(kind) is mine:
+            _stop(kind, mine)
         raise
-    return _stop(kind)
+    return _stop(kind, mine)
 
 
 def _check_seconds(seconds: float) -> None:
-    if not 0 < seconds < 1e6:
+    if not isinstance(seconds, int | float) or not 0 < seconds < 1e6:
         raise ValueError(f"seconds={seconds!r}: give a number of seconds above 0")
 
 
@@ -281,6 +289,17 @@ class _Events:
 
 
 _RATES = {"block": set_block_profile_rate, "mutex": set_mutex_profile_fraction}
+_noting = {"block": 0, "mutex": 0}  # how many note everything,
+_rate_before = {"block": 0, "mutex": 0}  # and the rate before the first of them
+
+
+def _note_all(kind: str, by: int) -> None:
+    with _starting:
+        if by > 0 and not _noting[kind]:
+            _rate_before[kind] = _RATES[kind](1)
+        _noting[kind] += by
+        if not _noting[kind]:
+            _RATES[kind](_rate_before[kind])
 
 
 def begin(kind: str, hz: float = 100) -> Callable[[], bytes]:
@@ -290,14 +309,14 @@ def begin(kind: str, hz: float = 100) -> Callable[[], bytes]:
     everything is noted. Raises as cpu(), and ValueError for another kind.
     """
     if kind in ("cpu", "starvation"):
-        _start(kind, hz)
-        return lambda: _stop(kind)
+        mine = _start(kind, hz)
+        return lambda: _stop(kind, mine)
     if kind in _RATES:
         since = _Events(kind)
-        before = _RATES[kind](1)
+        _note_all(kind, 1)
 
         def end() -> bytes:
-            _RATES[kind](before)
+            _note_all(kind, -1)
             return since.until_now(kind == "block")
 
         return end

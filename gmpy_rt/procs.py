@@ -95,8 +95,8 @@ def cgroup_quota(proc: Path = _PROC) -> float | None:
     version 1 hierarchies may both be mounted.
     """
     try:
-        memberships = (proc / "self" / "cgroup").read_text()
-        mounts = (proc / "self" / "mountinfo").read_text()
+        memberships = (proc / "self" / "cgroup").read_text(errors="surrogateescape")
+        mounts = (proc / "self" / "mountinfo").read_text(errors="surrogateescape")
     except OSError:
         return None  # no cgroups here (not Linux, or no /proc)
     quotas = [

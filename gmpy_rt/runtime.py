@@ -123,7 +123,7 @@ def preemption_mechanism() -> str:
     return "monitoring" if sys.version_info >= (3, 12) else "none"
 
 
-def _check_policy(policy: str | None) -> int:
+def check_policy(policy: str | None) -> int:
     name = policy if policy is not None else os.environ.get("GMPY_SCHED", "go")
     index = lib.gmpy_policy_by_name(str(name).encode())
     if index < 0:
@@ -131,7 +131,7 @@ def _check_policy(policy: str | None) -> int:
     return int(index)
 
 
-def _check_affinity(affinity: Affinity) -> list[int] | None:
+def check_affinity(affinity: Affinity) -> list[int] | None:
     if affinity is None:
         return None
     usable = sorted(os.sched_getaffinity(0))
@@ -220,8 +220,8 @@ def run(
     given = _procs.are_given(procs)
     _procs.check_reserve(reserve, n if given else _procs.MAX_PROCS)
     tune_seconds = tune.interval()
-    index = _check_policy(policy)
-    cpus = _check_affinity(affinity)
+    index = check_policy(policy)
+    cpus = check_affinity(affinity)
     tracer = _tracer()
     if _door.current_m() is not None:
         raise RuntimeError("run() inside a G: the runtime runs already, use go(fn, *args) instead")
@@ -341,7 +341,8 @@ def gomaxprocs(n: int | None = None) -> int:
     Returns the number before. Raises ValueError for n < 1 and for n that leaves no P beside the
     reserved ones, RuntimeError outside a runtime.
     """
-    if _active is None:
+    runtime = _active
+    if runtime is None:
         raise RuntimeError("gomaxprocs() outside a runtime: give run(main, procs=n) the number")
     stat = ffi.new("gmpy_stat *")
     lib.gmpy_stat_read(stat, 0)
@@ -352,9 +353,9 @@ def gomaxprocs(n: int | None = None) -> int:
             f"n={n}: {stat.reserve} of the P's are reserved, and at least one must be left for "
             f"other G's; take at least {stat.reserve + 1}, or lower reserve() first"
         )
-    if _active.tuner is not None:
-        _active.tuner.stop()  # somebody knows better
-        _active.tuner = None
+    tuner, runtime.tuner = runtime.tuner, None
+    if tuner is not None:
+        tuner.stop()  # somebody knows better
     return int(_door.gomaxprocs(n))
 
 

@@ -26,8 +26,10 @@ class Histogram:
     def quantile(self, q: float) -> float:
         """The value below which a share q of all lies, in seconds; 0.0 if there are none.
 
-        Accurate to the bucket's width, 12.5 %.
+        Accurate to the bucket's width, 12.5 %. Raises ValueError for q outside 0 to 1.
         """
+        if not 0 <= q <= 1:
+            raise ValueError(f"q={q!r}: a share from 0 to 1, such as 0.99")
         rank, seen = q * self.total, 0
         for i, count in enumerate(self.counts):
             seen += count
@@ -98,9 +100,9 @@ class Stats:
     stranded: int  # runnable, but their M is blocked
     per_p: tuple[PStats, ...]
 
-    def total(self, counter: str) -> int:
-        """The sum of one of PStats' counters over all P's."""
-        return sum(int(getattr(p, counter)) for p in self.per_p)
+    def total(self, counter: str) -> Any:
+        """The sum of one of PStats' counters (int, or float of seconds) over all P's."""
+        return sum(getattr(p, counter) for p in self.per_p)
 
 
 _bounds = tuple(int(lib.gmpy_hist_lower(i)) for i in range(lib.gmpy_hist_buckets()))

@@ -41,6 +41,7 @@ class Trace:
     _raw: IO[bytes] = field(kw_only=True, repr=False)
     _out: IO[bytes] = field(kw_only=True, repr=False)
     _living: list[tuple[int, str, bool]] = field(default_factory=list, repr=False)
+    _strings: dict[int, str] = field(default_factory=dict, repr=False)
 
     @property
     def for_go(self) -> bool:
@@ -105,6 +106,7 @@ def stop() -> Trace:
         if trace is None:
             raise RuntimeError("trace.stop() without a trace: trace.start(path) begins one")
         lib.gmpy_trace_stop(total)
+        trace._strings = {number: name for name, number in _door.trace_names().items()}
         _active = None
     with trace._raw, trace._out:
         trace.lost = total.lost
@@ -129,14 +131,13 @@ def _write(trace: Trace, total: object) -> None:
     from . import _trace_export, _trace_go
     from ._trace_raw import About
 
-    strings = {number: name for name, number in _door.trace_names().items()}
     threads = {t.native_id: t.name for t in threading.enumerate() if t.native_id is not None}
     about = About(
         begin=total.begin,  # type: ignore[attr-defined]
         end=total.end,  # type: ignore[attr-defined]
         lost=trace.lost,
         exact=bool(total.exact),  # type: ignore[attr-defined]
-        strings=strings,
+        strings=trace._strings,
         wait_reasons=_door.wait_reasons,
         living=trace._living,
         threads=threads,
@@ -207,7 +208,7 @@ def blocking_region(name: str) -> region:
 def log(category: str, message: str) -> None:
     """A message at this moment in the trace, of the calling G or plain thread.
 
-    At most a million different strings are kept; what comes beyond says so.
+    At most a million different strings are kept for a trace; what comes beyond says so.
     """
     if not isinstance(category, str) or not isinstance(message, str):
         raise TypeError(f"trace.log({category!r}, {message!r}): both are str")

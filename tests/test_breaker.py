@@ -180,3 +180,31 @@ def test_other_rules() -> None:
 def test_rules_that_cannot_be_are_named(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"^{name}={value!r}: "):
         Fixture(**{name: value})
+
+
+def test_a_trial_that_hangs_makes_room_for_another_in_time() -> None:
+    """A long-lived connection as the only trial kept it half-open, and everybody else out."""
+    fixture = Fixture(open_seconds=5.0)
+    breaker = fixture.half_open()
+    hangs = breaker.admit()
+    assert hangs is not None and breaker.admit() is None
+    fixture.clock.now += 5.0
+    for _ in range(20):
+        fixture.trial(True)
+    assert breaker.state == "closed"
+    breaker.done(hangs, False)  # tells nothing any more
+    assert breaker.state == "closed"
+
+
+def test_what_another_breaker_admitted_is_no_trial_of_this_one() -> None:
+    old, new = Fixture(), Fixture()
+    theirs = old.half_open().admit()
+    breaker = new.half_open()
+    assert theirs is not None and breaker.admit() is not None
+    breaker.done(theirs, True)
+    assert breaker.admit() is None
+
+
+def test_rules_are_rules() -> None:
+    with pytest.raises(TypeError, match=r"rules=\{\}"):
+        Breaker({})  # type: ignore[arg-type]

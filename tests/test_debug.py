@@ -123,6 +123,20 @@ def test_what_is_not_there_is_said(server):
         assert status == 400 and f"seconds='{seconds}'" in text
 
 
+def test_a_target_that_is_no_url_is_answered(server):
+    with socket.create_connection(server.address, PATIENCE) as connection:
+        connection.sendall(b"GET http://[::1 HTTP/1.0\r\n\r\n")
+        assert connection.makefile("rb").readline().split()[1] == b"400"
+
+
+def test_block_of_some_seconds_takes_them(server):
+    begun = time.monotonic()
+    status, _, body = get_bytes(server, "/debug/pprof/block?seconds=0.2")
+    assert status == 200 and time.monotonic() - begun >= 0.2
+    assert decode(body).duration_ns >= 2e8
+    assert get(server, "/debug/pprof/mutex?seconds=x")[0] == 400
+
+
 @preempts  # the hogs keep the only P from the looks
 def test_profiles_say_what_runs(server):
     stop = []

@@ -6,6 +6,7 @@ import io
 import os
 import re
 import signal
+import time
 
 import pytest
 from support import PATIENCE, is_parked, poll_until, run_script
@@ -144,3 +145,38 @@ def test_a_signal_may_be_chosen():
         from gmpy_rt.runtime import in_main_thread
 
         in_main_thread(lambda: signal.signal(signal.SIGUSR2, before))
+
+
+def test_stacks_are_read_while_gs_come_and_go():
+    """Where none was noted, live frames were walked, and gone meanwhile: a crash, 3 times of 3."""
+    from gmpy_rt.debug import text
+
+    def deep(n):
+        if n:
+            deep(n - 1)
+        else:
+            rt.sleep(0.0001)
+
+    def worker():
+        for i in range(4):
+            deep(i * 3 + 2)
+
+    def spawn():
+        while not stop:
+            for g in [rt.go(worker) for _ in range(60)]:
+                g.join()
+
+    def look():
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            text.goroutines()
+        stop.append(True)
+
+    def main():
+        gs = [rt.go(spawn) for _ in range(2)]
+        rt.blocking(look)
+        for g in gs:
+            g.result(PATIENCE)
+
+    stop = []
+    rt.run(main, procs=2)

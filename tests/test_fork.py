@@ -204,3 +204,21 @@ print(run(main))
 """
     )
     assert done.words == ["3", "0", "parent"]
+
+
+def test_a_child_that_leaves_a_guards_block_ends():
+    done = run_script(
+        PREAMBLE
+        + """
+import sys
+from gmpy_rt.guard import HungerGuard
+def main():
+    with HungerGuard():
+        pid = os.fork()
+        if pid == 0:
+            sys.exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+print(run(main))
+"""
+    )
+    assert done.words == ["70"]  # the child fell out of its G, which it is told

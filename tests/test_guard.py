@@ -25,6 +25,7 @@ STARVED = GOOD._replace(starved=2, oldest=0.02, oldest_g=7, p99_wait=0.01)
 class FakeLevers:
     def __init__(self) -> None:
         self.moves: list[tuple[str, float]] = []
+        self.at: dict[str, Any] = {"slice": 0.01, "reserve": 0}
 
     def look(self) -> Sample:
         return GOOD
@@ -33,12 +34,15 @@ class FakeLevers:
         self.moves.append(("preempt", 0))
 
     def slice(self, seconds: float) -> float:
-        self.moves.append(("slice", seconds))
-        return 0.01
+        return self.move("slice", seconds)
 
     def reserve(self, n: int) -> int:
-        self.moves.append(("reserve", n))
-        return 0
+        return self.move("reserve", n)
+
+    def move(self, lever: str, to: Any) -> Any:
+        self.moves.append((lever, to))
+        before, self.at[lever] = self.at[lever], to
+        return before
 
 
 class Fixture:
@@ -169,7 +173,30 @@ def test_relief_ends_after_a_second_without_starved_gs_and_hogs() -> None:
 def test_slice_none_leaves_slices_alone() -> None:
     fixture = Fixture(slice=None)
     fixture.observe(STARVED)
-    assert fixture.levers.moves == [("slice", 0), ("preempt", 0)]  # 0 only asks
+    assert fixture.levers.moves == [("preempt", 0)]
+
+
+def test_relief_takes_nothing_away_and_keeps_what_others_set_meanwhile() -> None:
+    fixture = Fixture(reserve=1)
+    fixture.levers.at = {"slice": 0.0005, "reserve": 2}
+    fixture.observe(STARVED)
+    assert fixture.levers.at == {"slice": 0.0005, "reserve": 2}
+    fixture.levers.at["reserve"] = 3
+    fixture.observe(*[GOOD] * 10)
+    assert not fixture.guard.relieving
+    assert fixture.levers.at == {"slice": 0.0005, "reserve": 3}
+
+
+def test_two_guards_leave_everything_as_it_was() -> None:
+    for first in (0, 1):
+        a, b = Fixture(reserve=1), Fixture(reserve=1)
+        b.levers = b.guard._levers = a.levers
+        a.observe(STARVED)
+        b.observe(STARVED)
+        assert a.levers.at == {"slice": 0.001, "reserve": 1}
+        for fixture in ((a, b), (b, a))[first]:
+            fixture.observe(*[GOOD] * 10)
+        assert a.levers.at == {"slice": 0.01, "reserve": 0}
 
 
 # ---- queue
@@ -509,3 +536,50 @@ def test_http_server_answers_503_while_the_guard_is_open(state: str) -> None:
         found = re.search(rb"\r\nRetry-After: (\d+)\r\n", head)
         assert found
         assert 1 <= int(found[1]) <= 30
+
+
+# ---- changes that others notice first
+
+
+def test_a_change_that_a_call_noticed_is_told_with_the_next_sample() -> None:
+    def main() -> None:
+        fixture = Fixture(rules=Rules(trials=1, open_seconds=5.0))
+        fixture.observe(BAD, BAD, BAD)
+        assert fixture.states == ["open"]
+        fixture.now += 5.0
+        assert fixture.guard.state == "half-open"
+        assert fixture.guard.call(answer) == 42
+        assert fixture.guard.state == "closed"
+        fixture.observe(GOOD)
+        assert fixture.states == ["open", "closed"]
+
+    run(main)
+
+
+def test_on_change_may_stop_the_guard() -> None:
+    """It waited for its own end, and run() for it."""
+    told: list[str] = []
+
+    def main() -> None:
+        levers = FakeLevers()
+        levers.look = lambda: BAD  # type: ignore[method-assign]
+
+        def stop(state: str, _: Sample | None) -> None:
+            told.append(state)
+            guard.stop()
+
+        guard = HungerGuard(interval=0.001, on_change=stop, levers=lambda _: levers)
+        guard.start()
+        poll_until(lambda: told)
+        poll_until(lambda: guard.state == "closed")  # it let everything in
+        guard.stop()
+        assert guard.opened == 1
+
+    run(main)
+    assert told == ["open"]
+
+
+def test_seconds_without_end_are_refused() -> None:
+    for name in ("interval", "starving", "slice", "queue_timeout", "max_wait"):
+        with pytest.raises(ValueError, match=f"{name}=inf"):
+            HungerGuard(**{name: float("inf")})  # type: ignore[arg-type]

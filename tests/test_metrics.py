@@ -447,3 +447,12 @@ def test_a_missing_extra_is_named(package):
         """
     )
     assert f"pip install 'gmpy_rt[{extra}]'" in done.stdout
+
+
+def test_a_share_that_cannot_be_is_refused():
+    histogram = metrics.read("/sched/latencies:seconds")["/sched/latencies:seconds"]
+    for kind in (histogram, rt.stats().per_p and rt.stats().per_p[0].latency):
+        for q in (-0.1, 99, math.nan):
+            if kind:
+                with pytest.raises(ValueError, match="q="):
+                    kind.quantile(q)

@@ -356,6 +356,63 @@ def test_a_profile_may_span_runs_and_what_is_between():
     assert in_function(out[0], "here") > 0.1e9
 
 
+def test_short_runs_are_in_the_sum():
+    """What an M used after the last tick that found it on a CPU went with it."""
+
+    def main():
+        end = time.thread_time() + 0.02
+        while time.thread_time() < end:
+            pass
+        used.append(time.thread_time())
+
+    used = []
+    pprof.start_cpu()
+    for _ in range(20):
+        rt.run(main, procs=1)  # its M is new: the thread's clock began at 0
+    data = pprof.stop_cpu()
+    assert total(data) / 1e9 >= 0.95 * sum(used)
+
+
+def test_nobody_ends_a_profile_of_another():
+    def body():
+        with pytest.raises(RuntimeError, match="somebody ended"):
+            pprof.cpu(0.1)
+        return True
+
+    def main():
+        g = rt.go(body)
+        poll_until(lambda: is_parked(g))
+        pprof.stop_cpu()
+        pprof.start_cpu()
+        assert g.result(PATIENCE)
+        pprof.stop_cpu()  # still there
+
+    rt.run(main)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_profiles_that_overlap_leave_the_rate_as_it_was(first):
+    before = pprof.set_block_profile_rate(-1)
+    ends = [pprof.begin("block"), pprof.begin("block")]
+    ends.pop(first)()
+    assert pprof.set_block_profile_rate(-1) == 1
+    ends.pop()()
+    assert pprof.set_block_profile_rate(-1) == before
+
+
+def test_a_name_that_is_no_text_is_shown_all_the_same():
+    def main():
+        g = rt.go(rt.sleep, PATIENCE)
+        g.name = "up\udcffload"  # as os.fsdecode gives it
+        poll_until(lambda: is_parked(g))
+        data = pprof.starvation(0.02), pprof.goroutine()
+        g.cancel()
+        return data
+
+    for data in rt.run(main):
+        decode(data)
+
+
 def test_runtimes_start_and_end_under_a_sampler():
     def main():
         for g in [rt.go(rt.gosched) for _ in range(20)]:

@@ -183,3 +183,9 @@ def test_procs_of_another_type_is_a_type_error(value: object) -> None:
 
 def test_good_procs_come_back_unchanged() -> None:
     assert procs.check_procs(3) == 3
+
+
+def test_a_mount_whose_name_is_no_text_is_read_over(fake: FakeCgroups) -> None:
+    with (fake.proc / "self" / "mountinfo").open("ab") as mountinfo:
+        mountinfo.write(b"90 1 0:1 / /mnt/\xff\xfe rw - ext4 /dev/sdb rw\n")
+    assert fake.quota() is None

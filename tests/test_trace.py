@@ -755,16 +755,48 @@ def test_the_command_says_what_is_wrong(tmp_path):
     done = command("trace", "--check", str(bad))
     assert done.returncode == 1 and "begins and doesn't end" in done.stdout
     bad.write_text("no JSON")
+    good = tmp_path / "good.py"
+    good.write_text("")
     for words, says in [
         (["--check", str(bad)], f"{bad} is no trace"),
         (["--check", str(tmp_path / "none")], "can't read"),
         ([], "which script"),
-        (["-o", str(tmp_path / "no" / "t.json"), str(bad)], "can't write"),
+        (["-o", str(tmp_path / "no" / "t.json"), str(good)], "can't write"),
+        (["--procs", "0", str(good)], "--procs=0"),
+        (["--policy", "nope", str(good)], "policy='nope'"),
         (["-o", str(tmp_path / "t.json"), str(tmp_path / "none.py")], "can't read"),
     ]:
         done = command("trace", *words)
         assert done.returncode == 2 and done.stderr.startswith("gmpy-rt trace: "), done
         assert says in done.stderr
+
+
+def test_a_trace_that_cannot_begin_leaves_the_old_file_alone(tmp_path: Path) -> None:
+    old = tmp_path / "old.json"
+    old.write_text("precious")
+    assert command("trace", "-o", str(old), str(tmp_path / "none.py")).returncode == 2
+    assert old.read_text() == "precious"
+
+
+def test_a_forked_child_of_a_traced_script_ends_as_it_wants(tmp_path: Path) -> None:
+    script = tmp_path / "forks.py"
+    script.write_text(
+        "import os, sys\n"
+        "pid = os.fork()\n"
+        "if pid == 0: sys.exit(7)\n"
+        "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))\n"
+    )
+    done = command("trace", "-o", str(tmp_path / "t.json"), str(script))
+    assert (done.returncode, done.stdout) == (0, "7\n")
+    assert done.stderr.count("gmpy-rt trace:") == 1 and "Traceback" not in done.stderr
+
+
+def test_strings_go_with_their_trace(tmp_path: Path) -> None:
+    for n in range(2):
+        with trace.start(tmp_path / "t.json"):
+            trace.log("kind", f"message {n}")
+        assert not _door.trace_names()
+        assert f"message {n}" in (tmp_path / "t.json").read_text()
 
 
 def test_the_last_line_is_there_to_lose_its_comma_however_many_come_before() -> None:

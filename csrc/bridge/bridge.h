@@ -196,6 +196,7 @@ static inline int64_t prof_waited(const waiter *w) {
 bool prof_mutex_sampled(void);
 int64_t prof_contention(struct glock *l, int64_t held_since);
 void prof_contended(int64_t ns); /* the caller made others wait that long */
+void prof_run_ends(void);        /* the M's are about to end */
 int pyprof_init(PyObject *module);
 
 /* Anchor for the collector of free-threaded 3.14 (anchor.c). */

@@ -58,6 +58,7 @@ static PyObject *door_drain(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unu
 
 static PyObject *door_stop(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
     if (started) {
+        prof_run_ends();
         Py_BEGIN_ALLOW_THREADS
         sched_stop();
         Py_END_ALLOW_THREADS

@@ -112,10 +112,21 @@ static target *aim(target *t, m *mp, double count, double value, const char *sta
     return t;
 }
 
-/* What was used before the first tick is nobody's here; of an M that was made later, all is. */
-static void first_tick(PyProfile *self, uint32_t nm) {
+/* The CPU profile that is being taken, borrowed: prof_run_ends tells it. */
+static mutex current_lock;
+static PyProfile *current;
+
+static void become_current(PyProfile *self) {
     static _Atomic uint32_t serials;
     self->serial = atomic_fetch_add(&serials, 1) + 1;
+    mutex_lock(&current_lock);
+    current = self;
+    mutex_unlock(&current_lock);
+}
+
+/* What was used before the first tick is nobody's here; of an M that was made later, all is. */
+static void first_tick(PyProfile *self, uint32_t nm) {
+    become_current(self);
     for (uint32_t i = 0; i < nm; i++) {
         mhost *h = host_of(i);
         if (!h) continue;
@@ -141,14 +152,17 @@ static uint32_t pick_on_cpu(PyProfile *self, target *to, uint32_t nm) {
     return n;
 }
 
-/* At the end: what M's used since a tick last found them on a CPU. */
+/* At the end of the profile or of the run: what M's used since a tick last found them on a CPU. */
 static uint32_t pick_rest(PyProfile *self, target *to, uint32_t nm) {
     uint32_t n = 0;
     for (uint32_t i = 0; i < nm; i++) {
         mhost *h = host_of(i);
         int64_t now = h ? cpu_clock(h->mp) : -1;
         int64_t used = h ? now - (h->prof_serial == self->serial ? h->prof_cpu : 0) : 0;
-        if (now >= 0 && used > 0) aim(&to[n++], h->mp, 0, (double)used, "between samples");
+        if (now < 0 || used <= 0) continue;
+        h->prof_serial = self->serial;
+        h->prof_cpu = now;
+        aim(&to[n++], h->mp, 0, (double)used, "between samples");
     }
     return n;
 }
@@ -268,12 +282,14 @@ static void keep(PyProfile *self, target *all, uint32_t n) {
     }
 }
 
-static uint32_t pick(PyProfile *self, target *all, uint32_t nm, bool last) {
+enum tick { TICK, RUN_ENDS, LAST };
+
+static uint32_t pick(PyProfile *self, target *all, uint32_t nm, enum tick what) {
     int64_t now = nanotime(), dt = self->last ? now - self->last : 0;
     self->last = now;
     self->ticks++;
     if (self->kind == KIND_STARVATION) return dt ? pick_hogs(all, nm, dt) : 0;
-    if (last) return pick_rest(self, all, nm);
+    if (what != TICK) return pick_rest(self, all, nm);
     if (self->serial) return pick_on_cpu(self, all, nm);
     first_tick(self, nm);
     return 0;
@@ -285,15 +301,18 @@ typedef struct {
     target *all;
 } sample;
 
-static sample choose(PyProfile *self, bool last) {
+static sample choose(PyProfile *self, enum tick what) {
     sample s = {.open = sched_look()};
-    if (!s.open) return s;
+    if (!s.open) { /* no runtime yet: what its M's will use is all of the profile */
+        if (self->kind == KIND_CPU && !self->serial && what == TICK) become_current(self);
+        return s;
+    }
     uint32_t nm = load_seq(&S.nm) < MAX_M ? load_seq(&S.nm) : MAX_M;
     s.all = malloc((nm + 1) * sizeof *s.all);
     s.no_memory = !s.all;
     mutex_lock(&self->lock);
-    if (s.all && !self->over) s.n = pick(self, s.all, nm, last);
-    self->over |= last;
+    if (s.all && !self->over) s.n = pick(self, s.all, nm, what);
+    self->over |= what == LAST;
     mutex_unlock(&self->lock);
     return s;
 }
@@ -319,14 +338,34 @@ static PyObject *profile_tick(PyProfile *self, PyObject *arg) {
     if (seconds > 0 && !load_acquire(&self->stopped))
         note_sleep(&self->note, nanotime() + (wait > least ? wait : least));
     go_on = !load_acquire(&self->stopped);
-    if (go_on) s = choose(self, false);
+    if (go_on) s = choose(self, TICK);
     Py_END_ALLOW_THREADS
     return finish(self, &s, go_on);
 }
 
+static void forget(PyProfile *self) {
+    mutex_lock(&current_lock);
+    if (current == self) current = NULL;
+    mutex_unlock(&current_lock);
+}
+
+/* Before the M's go, and their clocks with them. */
+void prof_run_ends(void) {
+    mutex_lock(&current_lock);
+    PyProfile *self = (PyProfile *)Py_XNewRef((PyObject *)current);
+    mutex_unlock(&current_lock);
+    if (!self) return;
+    sample s = choose(self, RUN_ENDS);
+    PyObject *r = finish(self, &s, true);
+    if (!r) PyErr_Clear();
+    Py_XDECREF(r);
+    Py_DECREF((PyObject *)self);
+}
+
 /* The last tick is the caller's own: what has gone on until now is charged before it goes on. */
 static PyObject *profile_stop(PyProfile *self, PyObject *Py_UNUSED(unused)) {
-    sample s = choose(self, true);
+    sample s = choose(self, LAST);
+    forget(self);
     store_release(&self->stopped, true);
     note_wake(&self->note);
     return finish(self, &s, false);
@@ -465,6 +504,7 @@ static PyObject *profile_new(PyTypeObject *type, PyObject *args, PyObject *kwarg
 
 static void profile_dealloc(PyProfile *self) {
     PyTypeObject *type = Py_TYPE(self);
+    forget(self);
     stacktab_fini(&self->tab);
     type->tp_free(self);
     Py_DECREF(type);

@@ -11,8 +11,25 @@ extern void _PyEval_StartTheWorld(PyInterpreterState *interp);
 /* A message may be new each time: beyond so many strings they are FULL. */
 enum { MAX_NAMES = 1 << 20, FULL = 1 };
 
-static PyObject *names; /* str -> int; grows only, so that nobody has to wait for readers */
+static PyObject *names; /* str -> int, of one trace */
 static _Atomic uint32_t next_name = FULL + 1;
+
+/* New references: the table may be taken away at any time. */
+#if PY_VERSION_HEX >= 0x030D0000
+static PyObject *find_name(PyObject *name) {
+    PyObject *known = NULL;
+    return PyDict_GetItemRef(names, name, &known) < 0 ? NULL : known;
+}
+static PyObject *set_name(PyObject *name, PyObject *number) {
+    PyObject *known = NULL;
+    return PyDict_SetDefaultRef(names, name, number, &known) < 0 ? NULL : known;
+}
+#else
+static PyObject *find_name(PyObject *name) { return Py_XNewRef(PyDict_GetItemWithError(names, name)); }
+static PyObject *set_name(PyObject *name, PyObject *number) {
+    return Py_XNewRef(PyDict_SetDefault(names, name, number));
+}
+#endif
 
 /* The number of a string; 0 without a name or memory. */
 static uint32_t number_of(PyObject *name) {
@@ -20,7 +37,7 @@ static uint32_t number_of(PyObject *name) {
         PyErr_Clear();
         return 0;
     }
-    PyObject *known = PyDict_GetItemWithError(names, name); /* borrowed: nothing is ever taken out */
+    PyObject *known = find_name(name);
     if (!known) {
         if (PyErr_Occurred() || load_relaxed(&next_name) >= MAX_NAMES) {
             PyErr_Clear();
@@ -28,14 +45,16 @@ static uint32_t number_of(PyObject *name) {
         }
         /* Two threads may both come here: the first one's number counts, the other isn't used. */
         PyObject *fresh = PyLong_FromUnsignedLong(atomic_fetch_add(&next_name, 1));
-        known = fresh ? PyDict_SetDefault(names, name, fresh) : NULL;
+        known = fresh ? set_name(name, fresh) : NULL;
         Py_XDECREF(fresh);
         if (!known) {
             PyErr_Clear();
             return 0;
         }
     }
-    return (uint32_t)PyLong_AsUnsignedLong(known);
+    uint32_t number = (uint32_t)PyLong_AsUnsignedLong(known);
+    Py_DECREF(known);
+    return number;
 }
 
 uint32_t trace_name_of(PyObject *fn) {
@@ -142,9 +161,12 @@ static PyObject *door_tracing(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(u
     return PyBool_FromLong(tracing());
 }
 
-/* trace_names() -> {name: number} */
+/* trace_names() -> {name: number} of the trace that has ended; the next one begins anew. */
 static PyObject *door_trace_names(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
-    return PyDict_Copy(names);
+    PyObject *copy = PyDict_Copy(names);
+    PyDict_Clear(names);
+    store_relaxed(&next_name, FULL + 1);
+    return copy;
 }
 
 static PyMethodDef methods[] = {

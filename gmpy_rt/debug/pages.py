@@ -65,6 +65,10 @@ def _seconds(query: Query, default: float) -> float:
     return seconds
 
 
+def _seconds_or_all(query: Query) -> float | None:
+    return _seconds(query, 0) if "seconds" in query else None
+
+
 def _debug(query: Query) -> int:
     value = query.get("debug", "0")
     if value not in ("0", "1", "2"):
@@ -76,7 +80,7 @@ def _debug(query: Query) -> int:
 
 
 def _shown(body: str, kind: str = TEXT) -> Answer:
-    return Answer(200, kind, body.encode())
+    return Answer(200, kind, body.encode(errors="backslashreplace"))
 
 
 def _sched(query: Query, _closing: threading.Event) -> Answer:
@@ -115,12 +119,12 @@ def _starvation(query: Query, _closing: threading.Event) -> Answer:
     return _pb("starvation", pprof.starvation(_seconds(query, 30)))
 
 
-def _block(_query: Query, _closing: threading.Event) -> Answer:
-    return _pb("block", pprof.block())
+def _block(query: Query, _closing: threading.Event) -> Answer:
+    return _pb("block", pprof.block(_seconds_or_all(query)))
 
 
-def _mutex(_query: Query, _closing: threading.Event) -> Answer:
-    return _pb("mutex", pprof.mutex())
+def _mutex(query: Query, _closing: threading.Event) -> Answer:
+    return _pb("mutex", pprof.mutex(_seconds_or_all(query)))
 
 
 def _trace(query: Query, closing: threading.Event) -> Answer:

@@ -49,8 +49,10 @@ class Server:
 
     def __init__(self, address: str, token: str | None) -> None:
         family, sockaddr, loopback = _resolve(address)
-        if token is not None and (not isinstance(token, str) or not token):
-            raise ValueError(f"debug.serve({address!r}, token={token!r}): give a non-empty str")
+        if token is not None and (not isinstance(token, str) or not _is_text(token)):
+            raise ValueError(
+                f"debug.serve({address!r}, token={token!r}): give a non-empty str of UTF-8"
+            )
         if not loopback and token is None:
             raise ValueError(
                 f"debug.serve({address!r}): others can reach this address, and would see every "
@@ -101,6 +103,13 @@ class Server:
 
     def __repr__(self) -> str:
         return f"<debug server {self.url}{'' if self in _open else ' closed'}>"
+
+
+def _is_text(text: str) -> bool:
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 _open: weakref.WeakSet[Server] = weakref.WeakSet()
@@ -195,7 +204,11 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 30  # seconds for a request to come, and for each write
 
     def do_GET(self) -> None:
-        url = urlsplit(self.path)
+        try:
+            url = urlsplit(self.path)
+        except ValueError as exc:  # such as http://[::1
+            self._answer(pages.error(400, f"{self.path!r}: {exc}"))
+            return
         query = {key: values[-1] for key, values in parse_qs(url.query).items()}
         refusal = self._refusal(query)
         if refusal is not None:
