@@ -23,7 +23,7 @@ INTERRUPTED = 130
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="bench",
+        prog="gmpy-rt bench",
         description="Benchmarks of gmpy_rt side by side with its peers, in one run.",
     )
     parser.add_argument("--cases", metavar="A,B", help=f"of {', '.join(cases.NAMES)}; default all")
@@ -79,7 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         wanted = _chosen(options.peers, [spec.name for spec in SPECS], "peer")
     except ValueError as error:
         parser.error(str(error))
-    rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
+    rounds = options.rounds
+    if rounds is None:
+        rounds = QUICK_ROUNDS if options.quick else ROUNDS
     if rounds < 1:
         parser.error(f"--rounds {rounds}: at least one round is needed")
     specs: list[Spec] = [spec for spec in SPECS if spec.name in wanted]

@@ -10,9 +10,10 @@ Try it:   nc 127.0.0.1 7008     in two terminals; the first line is your name
 from __future__ import annotations
 
 import argparse
+import errno
 from typing import NamedTuple
 
-from gmpy_rt import Chan, go, run, select, socket
+from gmpy_rt import Chan, go, run, select, sleep, socket
 
 # Lines that may wait for a slow reader before the room lets it go.
 OUTBOX = 64
@@ -105,7 +106,13 @@ def serve(host: str, port: int) -> None:
     with socket.create_server((host, port)) as listener:
         print(f"chat server on {host}:{listener.getsockname()[1]}", flush=True)
         while True:
-            conn, _ = listener.accept()
+            try:
+                conn, _ = listener.accept()
+            except OSError as problem:
+                if problem.errno not in (errno.EMFILE, errno.ENFILE):
+                    raise
+                sleep(0.05)  # out of descriptors: some connections will end
+                continue
             go(read_lines, conn, room)
 
 

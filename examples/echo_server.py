@@ -7,8 +7,9 @@ Try it:   nc 127.0.0.1 7007
 from __future__ import annotations
 
 import argparse
+import errno
 
-from gmpy_rt import go, run, socket
+from gmpy_rt import go, run, sleep, socket
 
 
 def echo(conn: socket.socket) -> None:
@@ -24,7 +25,13 @@ def serve(host: str, port: int) -> None:
     with socket.create_server((host, port), backlog=1024) as listener:
         print(f"echo server on {host}:{listener.getsockname()[1]}", flush=True)
         while True:
-            conn, _ = listener.accept()
+            try:
+                conn, _ = listener.accept()
+            except OSError as problem:
+                if problem.errno not in (errno.EMFILE, errno.ENFILE):
+                    raise
+                sleep(0.05)  # out of descriptors: some connections will end
+                continue
             go(echo, conn)
 
 

@@ -150,13 +150,14 @@ class RequestReader:
         self._head_parsed = 0
         self._head_fed = 0
         self._body_bytes = 0
+        self._between = 0  # bytes of a chunked body that aren't its data
         self._url = b""
         self._headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
         self._parser = httptools.HttpRequestParser(self)
 
     def feed(self, data: bytes) -> None:
-        was_in_head = self._in_head
+        was_in_head, began, body_bytes = self._in_head, self.began, self._body_bytes
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -170,13 +171,18 @@ class RequestReader:
             # The parser keeps an unfinished header to itself: count what it ate, too.
             self._head_fed += len(data)
             self._check_head()
+        elif self.in_request and not was_in_head and began == self.began:
+            # Sizes, extensions and trailers of chunks: without end, if nobody counted.
+            self._between += len(data) - (self._body_bytes - body_bytes)
+            if self._between > self._limits.head_bytes + self._limits.body_bytes:
+                self._stop(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     # Called by the parser.
 
     def on_message_begin(self) -> None:
         self.in_request = self._in_head = True
         self.began = time.monotonic()
-        self._head_parsed = self._head_fed = self._body_bytes = 0
+        self._head_parsed = self._head_fed = self._body_bytes = self._between = 0
         self._url = b""
         self._headers = {}
         self._body = []

@@ -1,5 +1,9 @@
 """Go's scheduler for Python: green threads in plain blocking style, on every core."""
 
+import importlib as _importlib
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
 from . import _load as _load
 from ._door import (
     Cancelled,
@@ -46,7 +50,26 @@ from .sync import (
 )
 from .time import Ticker, Timer, after
 
+if _TYPE_CHECKING:
+    from . import debug as debug
+    from . import guard as guard
+    from . import metrics as metrics
+    from . import pprof as pprof
+    from . import queue as queue
+    from . import socket as socket
+    from . import trace as trace
+
 __version__ = "0.1.0"
+
+_MODULES = ("breaker", "debug", "guard", "metrics", "pprof", "queue", "socket", "trace")
+
+
+def __getattr__(name: str) -> _Any:
+    """gmpy_rt.queue and the like, imported when they are first asked for."""
+    if name in _MODULES:
+        return _importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "Barrier",

@@ -285,6 +285,9 @@ def check(path: Path) -> Report:
     Raises OSError if it can't be read, ValueError if it isn't JSON or no trace at all.
     """
     checker, other = Checker(), dict[str, Any]()
+    with path.open("rb") as raw:
+        if raw.read(3) == b"go ":
+            raise ValueError("it is one for `go tool trace`, which checks what it reads")
     with _open(path) as file:
         if file.readline() == '{"displayTimeUnit":"ns","traceEvents":[\n':
             for event in _ours(file, other):

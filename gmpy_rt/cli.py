@@ -13,6 +13,9 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any
 
+from . import __version__
+from .runtime import POLICIES
+
 if TYPE_CHECKING:
     from .trace import Trace
 
@@ -39,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gmpy-rt", description="Go-style green threads for Python."
     )
+    parser.add_argument("--version", action="version", version=f"gmpy-rt {__version__}")
     commands = parser.add_subparsers(
         title="commands", dest="name", metavar="COMMAND", required=True
     )
@@ -102,7 +106,9 @@ def _script_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--affinity", type=_affinity, metavar="spread|CPU,CPU...", help="pin the threads"
     )
-    parser.add_argument("--policy", help="how P's without work look for it")
+    parser.add_argument(
+        "--policy", help=f"how P's without work look for it: {', '.join(POLICIES)}; default: go"
+    )
     parser.add_argument(
         "--reserve", type=int, default=0, help="P's for the latency class only; default: 0"
     )
@@ -114,7 +120,10 @@ def _script(parser: argparse.ArgumentParser) -> None:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number of seconds") from None
     if not 0.1 <= value <= 60:
         raise argparse.ArgumentTypeError(f"{text}: between 0.1 and 60 seconds")
     return value
@@ -272,6 +281,8 @@ def _pprof(args: argparse.Namespace) -> int:
     except OSError as problem:
         raise CommandError(f"can't write {output}: {problem.strerror}") from problem
     except ValueError as problem:
+        if is_new:
+            output.unlink()
         raise CommandError(str(problem)) from problem
     ran, parent = True, os.getpid()
     try:

@@ -48,6 +48,7 @@ class _Runtime:
         self.at_stop: list[Callable[[], object]] = []
         self.signals: list[int] = []
         self.wakeup_before: list[int] = []
+        self.told = False  # whom the run waits for, see _still_waiting
 
     def watch_signals(self) -> None:
         """A signal that comes just before poll(2) wouldn't interrupt it: have it write a byte."""
@@ -224,7 +225,10 @@ def run(
     cpus = check_affinity(affinity)
     tracer = _tracer()
     if _door.current_m() is not None:
-        raise RuntimeError("run() inside a G: the runtime runs already, use go(fn, *args) instead")
+        raise RuntimeError(
+            "run() inside a G: the runtime runs already, use go(fn, *args) instead (a script under "
+            "`gmpy-rt run` or `gmpy-rt pprof` is the main G: call main() itself there)"
+        )
     runtime = _Runtime(cpus, tracer)
     try:
         if _claim.setdefault("runtime", runtime) is not runtime:
@@ -287,7 +291,10 @@ def _wait_for_main(runtime: _Runtime, main: G[Any]) -> None:
                     _raise_deadlock(main)
             return
         except KeyboardInterrupt as exc:
-            main._interrupt(exc)
+            if main._interrupt(exc):
+                _still_waiting(runtime, "main hasn't come to where it can be interrupted")
+            else:
+                runtime.told = False
 
 
 def _foreign_threads() -> list[threading.Thread]:
@@ -321,18 +328,31 @@ def _drain(runtime: _Runtime) -> None:
                 g.cancel()
             del g
         until = time.monotonic() + _PATIENCE
+        what = "main has returned, and these G's don't end"
         try:
             # A wait may end early: for a signal, say, whose handler brought us here.
             while _door.drain() and not lib.gmpy_deadlocked():
                 left = until - time.monotonic()
                 if left <= 0:
+                    if not runtime.told:
+                        _still_waiting(runtime, what)
                     break
                 runtime.wait(left)
         except KeyboardInterrupt:
-            print("gmpy_rt: waiting for G's that don't end:", file=sys.stderr)
-            from .dump import dump
+            _still_waiting(runtime, what)
 
-            dump()
+
+def _still_waiting(runtime: _Runtime, what: str) -> None:
+    """Tells whom the run waits for. The second time, as Ctrl-C was pressed again: ends the process
+    as if there were no handler."""
+    if runtime.told:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    runtime.told = True
+    print(f"gmpy_rt: {what}; Ctrl-C ends the process:", file=sys.stderr)
+    from .dump import dump
+
+    dump()
 
 
 def gomaxprocs(n: int | None = None) -> int:
@@ -508,6 +528,11 @@ def _after_fork_in_child() -> None:
         os.close(_pipe.pop())
     _door.after_fork()
     _door.netpoll_forked()
+    me = threading.current_thread()
+    if sys.version_info < (3, 13) and me._tstate_lock is None:
+        # Forked in a G, so by a thread that threading didn't start: its shutdown asserts a lock
+        # that only those have, and a child of multiprocessing ended with 1.
+        me._set_tstate_lock()  # type: ignore[attr-defined]
 
 
 _door.set_excepthook(_call_excepthook)

@@ -136,3 +136,17 @@ def test_no_command_is_an_error_that_lists_them() -> None:
     done = gmpy_rt()
     assert done.returncode == 2
     assert "COMMAND" in done.stderr
+
+
+def test_version_and_bad_values_without_a_traceback(tmp_path: Path) -> None:
+    assert gmpy_rt("--version").stdout == "gmpy-rt 0.1.0\n"
+    script = write(tmp_path, "")
+    for words, says in (
+        (["run", "--policy", "nope", script], "policy='nope'"),
+        (["run", "--affinity", "999", script], "999"),
+        (["demo", "--seconds", "abc"], "'abc': give a number of seconds"),
+        (["pprof", "--hz", "0", "-o", str(tmp_path / "out.gz"), script], "hz=0"),
+    ):
+        done = gmpy_rt(*words)
+        assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out.gz").exists()

@@ -222,3 +222,20 @@ print(run(main))
 """
     )
     assert done.words == ["70"]  # the child fell out of its G, which it is told
+
+
+def test_a_process_of_multiprocessing_started_in_a_g_ends_well():
+    """Before 3.13 its shutdown asserts a lock that only threads of threading have."""
+    done = run_script(
+        """
+import multiprocessing, warnings
+warnings.simplefilter("ignore")
+def main():
+    process = multiprocessing.get_context("fork").Process(target=print, args=("child",))
+    process.start()
+    process.join()
+    return process.exitcode
+print(run(main))
+"""
+    )
+    assert done.words == ["child", "0"]

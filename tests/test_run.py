@@ -473,3 +473,10 @@ def test_what_cannot_be_finished_is_given_up_and_raised(monkeypatch):
     with pytest.raises(KeyError, match=r"^1$"):
         _door.insist(fails)
     assert len(calls) == 100 and len(ignored) == 99
+
+
+def test_the_modules_are_there_as_attributes():
+    done = run_script("print(rt.queue.Queue.__name__, rt.socket.socket.__name__, rt.guard.Rules())")
+    assert done.words[:2] == ["Queue", "socket"]
+    with pytest.raises(AttributeError, match="'nothing'"):
+        rt.nothing  # noqa: B018

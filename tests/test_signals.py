@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from support import PREEMPTION, preempts, run_script
 
@@ -502,3 +504,73 @@ except Told as exc:
 """
     )
     assert done.stdout in ("True\nthe reason\n", "the reason\n")
+
+
+STUCK = """
+import os, signal, threading, time
+def killer():
+    for _ in range(3):
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=killer, daemon=True).start()
+"""
+
+
+@pytest.mark.parametrize("main", ["time.sleep(1000)", "(go(time.sleep, 1000), rt.sleep(1000))"])
+def test_ctrl_c_that_main_cannot_get_tells_where_it_is_and_the_third_ends_it(main):
+    """Nothing but SIGKILL ended it: the interrupt waited for the call in C to return."""
+    done = run_script(STUCK + f"run(lambda: {main}, procs=1)\n", code=-signal.SIGINT, timeout=30)
+    assert "Ctrl-C ends the process" in done.stderr
+    assert "G 1 'main' [" in done.stderr
+
+
+def test_who_does_not_end_after_main_is_named():
+    done = run_script(
+        """
+import time
+import gmpy_rt.runtime
+gmpy_rt.runtime._PATIENCE = 0.05
+def stubborn(n=0):
+    while n < 4:
+        try:
+            rt.Chan().recv() if n else rt.sleep(1000)
+        except rt.Cancelled:
+            n += 1
+            end = time.monotonic() + 0.1
+            while time.monotonic() < end:
+                try: rt.sleep(0.02)
+                except rt.Cancelled: pass
+def main():
+    go(stubborn)
+    rt.sleep(0.01)
+run(main)
+"""
+    )
+    assert done.stderr.count("these G's don't end") == 1 and "stubborn" in done.stderr
+
+
+@pytest.mark.skipif(PREEMPTION == "none", reason="no sys.monitoring")
+def test_the_events_of_preemption_go_off_though_the_one_asked_has_ended():
+    """They were switched off at the safe point of the M that was asked only: all Python code of
+    the process ran at half its speed from then on."""
+    done = run_script(
+        """
+import sys, time
+def work(n):
+    for _ in range(n): pass
+def tool_events():
+    ids = [i for i in (4, 3, 5) if sys.monitoring.get_tool(i) == "gmpy_rt"]
+    return sys.monitoring.get_events(ids[0]) if ids else 0
+def main():
+    for _ in range(40):
+        for g in [go(work, 300_000) for _ in range(4)]: g.join()
+    end = time.monotonic() + 10
+    while tool_events() and time.monotonic() < end:
+        rt.sleep(0.01)
+        work(1000)
+    print(tool_events())
+run(main)
+""",
+        PYTHON_DISABLE_REMOTE_DEBUG="1",
+    )
+    assert done.words == ["0"]

@@ -18,6 +18,7 @@ from test_trace import WORK, blocking, changing_procs, echo, hogs, many_turns, s
 
 import gmpy_rt as rt
 from gmpy_rt import trace
+from gmpy_rt._trace_check import check
 
 
 def traced(path: Path, main: Any, procs: int = 2, **how: Any) -> tuple[gotrace.GoTrace, Any]:
@@ -128,3 +129,11 @@ def test_the_command_says_how_to_open_it(tmp_path):
     done = command("trace", "--procs", "1", "-o", str(out), str(script))
     assert done.returncode == 0 and done.stderr.endswith(f"; look at it with go tool trace {out}\n")
     assert gotrace.read(out).counts["destroy"] == 2
+
+
+def test_check_says_that_it_is_gos(tmp_path: Path) -> None:
+    file = tmp_path / "t.out"
+    with trace.start(file):
+        pass
+    with pytest.raises(ValueError, match="go tool trace"):
+        check(file)

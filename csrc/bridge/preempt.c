@@ -66,8 +66,9 @@ bool py_preempt(m *mp) {
         mutex_unlock(&h->lock);
     }
 #endif
-    if (mode == MODE_MONITORING && callback) {
-        store_relaxed(&h->monitor_asked, true);
+    g *gp = load_relaxed(&mp->cur);
+    if (mode == MODE_MONITORING && callback && gp) {
+        store_relaxed(&h->monitor_for, gp);
         PyGILState_STATE state = PyGILState_Ensure();
         PyObject *r = PyObject_CallNoArgs(callback);
         if (!r) PyErr_WriteUnraisable(callback);
@@ -367,11 +368,32 @@ static PyType_Spec yield_point_spec = {
     .slots = yield_point_slots,
 };
 
-/* Did sysmon ask this very M? */
+/* Is there an M that still runs the g which was asked? */
+static bool anybody_asked(void) {
+    bool asked = false;
+    if (!sched_look()) return false;
+    for (uint32_t i = 0; i < load_seq(&S.nm) && i < MAX_M && !asked; i++) {
+        m *mp = load_acquire(&S.allm[i]);
+        mhost *h = mp ? load_acquire(&mp->host) : NULL;
+        g *gp = h ? load_relaxed(&h->monitor_for) : NULL;
+        asked = gp && load_relaxed(&mp->cur) == gp && g_status(gp) == G_RUNNING;
+    }
+    sched_look_end();
+    return asked;
+}
+
+/* monitor_asked() -> True: sysmon asked this very G; False: nobody, the one that it asked has
+ * parked or ended meanwhile; None: another M's G. */
 static PyObject *door_monitor_asked(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
     m *mp = sched_self;
-    mhost *h = mp && load_relaxed(&mp->cur) ? load_relaxed(&mp->host) : NULL;
-    return PyBool_FromLong(h && atomic_exchange(&h->monitor_asked, false));
+    g *gp = mp ? load_relaxed(&mp->cur) : NULL;
+    mhost *h = gp ? load_relaxed(&mp->host) : NULL;
+    if (h && load_relaxed(&h->monitor_for) == gp) {
+        store_relaxed(&h->monitor_for, NULL);
+        Py_RETURN_TRUE;
+    }
+    if (anybody_asked()) Py_RETURN_NONE;
+    Py_RETURN_FALSE;
 }
 
 static PyObject *door_preempt_mode(PyObject *Py_UNUSED(module), PyObject *args) {

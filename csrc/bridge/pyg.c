@@ -434,10 +434,7 @@ static PyObject *g_cancel(PyG *self, PyObject *Py_UNUSED(unused)) {
     Py_RETURN_TRUE;
 }
 
-static PyObject *g_interrupt(PyG *self, PyObject *exc) {
-    interrupt_g(self, exc);
-    Py_RETURN_NONE;
-}
+static PyObject *g_interrupt(PyG *self, PyObject *exc) { return PyBool_FromLong(interrupt_g(self, exc)); }
 
 static PyObject *g_notify(PyG *self, PyObject *Py_UNUSED(unused)) {
     self->notify = true;

@@ -69,7 +69,7 @@ static void unlink_scope(PyG *self, PyScope *scope) {
 
 /* ---------------------------------------------------------------- interrupting */
 
-void interrupt_g(PyG *self, PyObject *exc) {
+bool interrupt_g(PyG *self, PyObject *exc) {
     PyObject *drop = NULL;
     bool claimed = false, soft = held_by_shields(exc);
     mutex_lock(&self->lock);
@@ -81,8 +81,10 @@ void interrupt_g(PyG *self, PyObject *exc) {
         claimed = tell(self);
     }
     mutex_unlock(&self->lock);
+    bool again = drop != NULL;
     Py_XDECREF(drop);
     if (claimed) parker_unpark(&self->gp->parker);
+    return again;
 }
 
 static parker *fire(timer *t) {
