@@ -62,14 +62,16 @@ typedef struct mhost {
     g *pending;                  /* the fresh g for the worker that is switched to */
     _Atomic uint32_t no_preempt; /* >0: its G's mustn't be preempted now */
     _Atomic(g *) monitor_for;    /* with monitoring: the g that sysmon asked to yield */
-    bool preempt_late;           /* asked to yield while no_preempt: do it once that is over */
+    _Atomic bool preempt_late;   /* asked to yield while no_preempt: do it once that is over */
     g *raise_in;                 /* the g that is to be interrupted at a check soon; see preempt.c */
-    int raise_tries;             /* how often the M asks itself for that before it yields to others */
-    bool asked_myself;           /* the request to yield that is pending is such a one */
-    int64_t prof_cpu;            /* pyprof.c: the CPU time that is accounted for, */
-    uint32_t prof_serial;        /* and in which profile */
-    bool prof_attached;          /* before the world was stopped; if so, until `resuming` at most it may */
-    _Atomic int64_t resuming;    /* seem detached, as it waits for a CPU: that is no blocking call */
+    void *refused_in;            /* the frame in which it was refused the last time, and where: preempt.c */
+    int refused_at, refused_hurry;
+    int raise_tries;          /* how often the M asks itself for that before it yields to others */
+    bool asked_myself;        /* the request to yield that is pending is such a one */
+    int64_t prof_cpu;         /* pyprof.c: the CPU time that is accounted for, */
+    uint32_t prof_serial;     /* and in which profile */
+    bool prof_attached;       /* before the world was stopped; if so, until `resuming` at most it may */
+    _Atomic int64_t resuming; /* seem detached, as it waits for a CPU: that is no blocking call */
 } mhost;
 
 /* ---- who is calling */

@@ -54,7 +54,11 @@ static void ask_remote(PyThreadState *ts) {
 /* From sysmon (no thread state) or from a Python thread. */
 bool py_preempt(m *mp) {
     mhost *h = load_acquire(&mp->host);
-    if (!h || mode == MODE_NONE || load_relaxed(&h->no_preempt)) return false;
+    if (!h || mode == MODE_NONE) return false;
+    if (load_relaxed(&h->no_preempt)) { /* a G that is mostly in such code may never be met outside */
+        store_relaxed(&h->preempt_late, true);
+        return false;
+    }
     bool asked = false;
 #if PY_VERSION_HEX >= 0x030E0000
     if (mode == MODE_REMOTE) {
@@ -104,7 +108,7 @@ static bool in_locking_code(void) {
 static bool put_off(void) {
     mhost *h = load_relaxed(&sched_self->host);
     if (!load_relaxed(&h->no_preempt)) return in_locking_code();
-    h->preempt_late = true;
+    store_relaxed(&h->preempt_late, true);
     return true;
 }
 
@@ -141,7 +145,10 @@ extern void _PyEval_StartTheWorld(PyInterpreterState *interp);
 static const uintptr_t CALLS_TO_DO = 1U << 2;
 #endif
 
-enum { REMOTE_TRIES = 100, QUEUE_TRIES = 2000 };
+/* A call that queues itself again runs again in the same check: so many times, as ceval_gil.c
+ * loops. */
+enum { SAME_CHECK = PY_VERSION_HEX >= 0x030D0000 ? 100 : 32 };
+enum { REMOTE_TRIES = 100, QUEUE_TRIES = 2000 * SAME_CHECK };
 static _Atomic int queue_tries;   /* monitoring: queueings left */
 static _Atomic bool raise_queued; /* there, one is enough for all M's */
 
@@ -232,6 +239,19 @@ static bool may_raise_in(PyFrameObject *f, enum hurry hurry) {
     return may;
 }
 
+/* The same for where the interpreter is now; what was refused there isn't looked at again. */
+static bool may_raise_now(mhost *h, enum hurry hurry) {
+    PyFrameObject *f = PyEval_GetFrame();
+    if (load_relaxed(&h->no_preempt) || !f) return false;
+    int lasti = PyFrame_GetLasti(f);
+    if (h->refused_in == f && h->refused_at == lasti && h->refused_hurry == (int)hurry) return false;
+    if (!in_locking_code() && may_raise_in(f, hurry)) return true;
+    h->refused_in = f;
+    h->refused_at = lasti;
+    h->refused_hurry = (int)hurry;
+    return false;
+}
+
 static int raise_here(void *arg);
 
 /* For this thread alone. */
@@ -269,14 +289,12 @@ static int raise_here(void *Py_UNUSED(arg)) {
         if (!remote && atomic_load(&raise_wanted) > 0) queue_raise();
         return 0;
     }
-    PyFrameObject *f = PyEval_GetFrame();
     int tries = load_relaxed(&queue_tries), all = QUEUE_TRIES;
     if (remote) tries = h->raise_tries, all = REMOTE_TRIES;
     enum hurry hurry = tries > all / 2 ? PATIENT : DESPERATE;
     PyG *self = host_g(gp); /* its own fields: another may only add to them */
     if (tries < all / 4 && self->interrupt && !self->interrupt_soft) hurry = AT_LAST;
-    if (load_relaxed(&gp->cancel) &&
-        (load_relaxed(&h->no_preempt) || in_locking_code() || !f || !may_raise_in(f, hurry))) {
+    if (load_relaxed(&gp->cancel) && !may_raise_now(h, hurry)) {
         if (!remote) queue_raise();
         return 0;
     }
@@ -348,6 +366,12 @@ static PyObject *yield_point_negative(PyObject *Py_UNUSED(self)) {
     g *gp = current_g();
     if (!gp || put_off()) Py_RETURN_FALSE;
 #if PY_VERSION_HEX >= 0x030C0000
+    /* As in preempt_yield: a yield would begin its tries anew. */
+    mhost *h = load_relaxed(&sched_self->host);
+    if (load_relaxed(&gp->cancel) && h->raise_in == gp && load_relaxed(&queue_tries) > 0) {
+        raise_soon(gp);
+        Py_RETURN_TRUE;
+    }
     /* Else the thread's tracing count stays up for the G that runs next. */
     PyThreadState *ts = PyThreadState_Get();
     PyThreadState_LeaveTracing(ts);
@@ -419,8 +443,8 @@ static PyObject *door_no_preempt(PyObject *Py_UNUSED(module), PyObject *arg) {
     if (mp) {
         mhost *h = load_relaxed(&mp->host);
         store_relaxed(&h->no_preempt, load_relaxed(&h->no_preempt) + (uint32_t)by);
-        if (load_relaxed(&h->no_preempt) == 0 && h->preempt_late) {
-            h->preempt_late = false;
+        if (load_relaxed(&h->no_preempt) == 0 && load_relaxed(&h->preempt_late)) {
+            store_relaxed(&h->preempt_late, false);
             py_preempt(mp);
         }
     }
