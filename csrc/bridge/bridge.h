@@ -66,7 +66,7 @@ typedef struct mhost {
     g *raise_in;                 /* the g that is to be interrupted at a check soon; see preempt.c */
     void *refused_in;            /* the frame in which it was refused the last time, and where: preempt.c */
     int refused_at, refused_hurry;
-    int raise_tries;          /* how often the M asks itself for that before it yields to others */
+    int raise_tries;          /* how often it may still try, before the M yields to others */
     bool asked_myself;        /* the request to yield that is pending is such a one */
     int64_t prof_cpu;         /* pyprof.c: the CPU time that is accounted for, */
     uint32_t prof_serial;     /* and in which profile */

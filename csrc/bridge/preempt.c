@@ -148,8 +148,8 @@ static const uintptr_t CALLS_TO_DO = 1U << 2;
 /* A call that queues itself again runs again in the same check: so many times, as ceval_gil.c
  * loops. */
 enum { SAME_CHECK = PY_VERSION_HEX >= 0x030D0000 ? 100 : 32 };
-enum { REMOTE_TRIES = 100, QUEUE_TRIES = 2000 * SAME_CHECK };
-static _Atomic int queue_tries;   /* monitoring: queueings left */
+enum { REMOTE_TRIES = 100, OWN_TRIES = 2000 * SAME_CHECK, QUEUE_TRIES = 2 * OWN_TRIES };
+static _Atomic int queue_tries;   /* monitoring: queueings left, whoever meets the call */
 static _Atomic bool raise_queued; /* there, one is enough for all M's */
 
 static bool special(PyObject *name) {
@@ -289,8 +289,9 @@ static int raise_here(void *Py_UNUSED(arg)) {
         if (!remote && atomic_load(&raise_wanted) > 0) queue_raise();
         return 0;
     }
-    int tries = load_relaxed(&queue_tries), all = QUEUE_TRIES;
-    if (remote) tries = h->raise_tries, all = REMOTE_TRIES;
+    /* Its own only: others meet the call, too, and must not bring it to where nothing handles it. */
+    int tries = h->raise_tries, all = remote ? REMOTE_TRIES : OWN_TRIES;
+    if (!remote && tries > 0) h->raise_tries--;
     enum hurry hurry = tries > all / 2 ? PATIENT : DESPERATE;
     PyG *self = host_g(gp); /* its own fields: another may only add to them */
     if (tries < all / 4 && self->interrupt && !self->interrupt_soft) hurry = AT_LAST;
@@ -321,9 +322,9 @@ static void raise_soon(g *gp) {
     if (h->raise_in != gp) {
         if (!h->raise_in) atomic_fetch_add(&raise_wanted, 1);
         h->raise_in = gp;
-        h->raise_tries = REMOTE_TRIES;
-        store_seq(&queue_tries, QUEUE_TRIES);
+        h->raise_tries = mode == MODE_REMOTE ? REMOTE_TRIES : OWN_TRIES;
     }
+    store_seq(&queue_tries, QUEUE_TRIES);
     queue_raise();
     ask_myself(h, true);
 }
@@ -368,7 +369,7 @@ static PyObject *yield_point_negative(PyObject *Py_UNUSED(self)) {
 #if PY_VERSION_HEX >= 0x030C0000
     /* As in preempt_yield: a yield would begin its tries anew. */
     mhost *h = load_relaxed(&sched_self->host);
-    if (load_relaxed(&gp->cancel) && h->raise_in == gp && load_relaxed(&queue_tries) > 0) {
+    if (load_relaxed(&gp->cancel) && h->raise_in == gp && h->raise_tries > 0) {
         raise_soon(gp);
         Py_RETURN_TRUE;
     }
