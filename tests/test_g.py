@@ -18,6 +18,7 @@ from support import (
     is_parked,
     poll_until,
     preempts,
+    run_script,
     sees_blocking,
     spin_until,
 )
@@ -516,13 +517,14 @@ def test_a_repr_while_its_g_ends():
 
 
 def test_a_long_chain_of_results_dies():
-    def main():
-        g = None
-        for _ in range(200_000):
-            g = rt.go(lambda last: last, g)
-            g.join()
-
-    rt.run(main, procs=1)
+    run_script("""
+def main():
+    g = None
+    for _ in range(200_000):
+        g = go(lambda last: last, g)
+        g.join()
+run(main, procs=1)
+""")
 
 
 def test_an_argument_whose_finalizer_waits_is_cancelled_with_its_g():
