@@ -29,8 +29,10 @@ def _claim() -> int | None:
 
 
 def _at_safe_point(code: CodeType, *where: Any) -> None:
-    asked = _door.monitor_asked() if _tool is not None else None
-    if asked is not None and _tool is not None:
+    if _tool is None:
+        return
+    asked = _door.monitor_asked()
+    if asked is not None:
         _mon.set_events(_tool, 0)
     if asked:
         -_door.yield_point  # noqa: B018  the last act, see preempt.c

@@ -95,11 +95,9 @@ class _Writer:
 
     def string(self, text: str) -> int:
         known = self.strings.index.get(text)
-        return (
-            self.strings.add(text, text.encode(errors="backslashreplace"))
-            if known is None
-            else known
-        )
+        if known is not None:
+            return known
+        return self.strings.add(text, text.encode(errors="backslashreplace"))
 
     def function(self, frame: Frame) -> int:
         key = frame[:3]

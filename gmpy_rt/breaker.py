@@ -48,7 +48,7 @@ class Rules(NamedTuple):
         return self
 
 
-_numbers = count(1)  # of trial calls, in all breakers: a guard may change its breaker meanwhile
+_numbers = count(1)  # of calls, in all breakers
 
 
 class Breaker:
@@ -82,6 +82,10 @@ class Breaker:
         if self.state != "open":
             return 0.0
         return max(self._half_open_at - self._clock(), 0.0)
+
+    def close(self) -> None:
+        """Forget what was seen, and let everything in; `opened` stays."""
+        self._change("closed")
 
     def sample(self, bad: bool) -> None:
         """Take note of one sample."""

@@ -240,9 +240,7 @@ class HungerGuard:
         finally:
             self._relieve(False)
             with self._changed:
-                old = self._breaker
-                self._breaker = Breaker(old.rules, old._clock)
-                self._breaker.opened = old.opened
+                self._breaker.close()
                 self._note_state()
             self._ended.set()
 

@@ -29,13 +29,13 @@ class AnyLock(Protocol):
     def release(self) -> None: ...
 
 
-def _is_negative(timeout: float) -> bool:
+def _is_negative(timeout: float, for_ever: str = "None") -> bool:
     """timeout < 0. Raises TypeError for what isn't a number."""
     try:
         return timeout < 0
     except TypeError:
         raise TypeError(
-            f"timeout={timeout!r}: give a number of seconds, or None to wait for ever"
+            f"timeout={timeout!r}: give a number of seconds, or {for_ever} to wait for ever"
         ) from None
 
 
@@ -457,13 +457,7 @@ class _Side:
             return self._take(None if blocking else 0)
         if not blocking:
             raise ValueError("can't specify a timeout for a non-blocking call")
-        try:
-            negative = timeout < 0
-        except TypeError:
-            raise TypeError(
-                f"timeout={timeout!r}: give a number of seconds, or -1 to wait for ever"
-            ) from None
-        if negative:
+        if _is_negative(timeout, "-1"):
             raise ValueError(f"timeout={timeout!r}: give seconds >= 0, or -1 to wait for ever")
         return self._take(timeout)
 

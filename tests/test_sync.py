@@ -426,45 +426,42 @@ def test_a_wait_with_a_bad_timeout_leaves_no_waiter(kind):
     assert len(kept) == 2 and len(waited._waiters) == 0
 
 
-@in_runtime
-def test_a_timeout_does_not_break_a_barrier_whose_last_one_has_come():
-    """As in threading, where that one holds the lock while it runs the action."""
+def timed_out_in_the_action(fails):
+    """(barrier, first, last, Event): the last one's action goes on until the Event, and the first
+    one's timeout is over, which is long enough for a busy machine to bring the last one in."""
     acting, go_on = rt.Event(), rt.Event()
 
     def action():
         acting.set()
         assert go_on.wait(PATIENCE)
+        if fails:
+            raise ZeroDivisionError
 
     barrier = rt.Barrier(2, action)
-    early = rt.go(barrier.wait, 0.01)
+    first = rt.go(barrier.wait, 0.5)
     poll_until(lambda: barrier.n_waiting == 1)
     last = rt.go(barrier.wait)
     assert acting.wait(PATIENCE)
-    rt.sleep(0.02)  # early's timeout is over
-    parked(early)
+    rt.sleep(0.6)
+    parked(first)
+    return barrier, first, last, go_on
+
+
+@in_runtime
+def test_a_timeout_does_not_break_a_barrier_whose_last_one_has_come():
+    """As in threading, where that one holds the lock while it runs the action."""
+    barrier, first, last, go_on = timed_out_in_the_action(fails=False)
     go_on.set()
-    assert {early.result(PATIENCE), last.result(PATIENCE)} == {0, 1}
+    assert {first.result(PATIENCE), last.result(PATIENCE)} == {0, 1}
     assert not barrier.broken
 
 
 @in_runtime
 def test_a_barriers_failed_action_reaches_one_that_timed_out_meanwhile():
-    acting, go_on = rt.Event(), rt.Event()
-
-    def action():
-        acting.set()
-        assert go_on.wait(PATIENCE)
-        raise ZeroDivisionError
-
-    barrier = rt.Barrier(2, action)
-    early = rt.go(barrier.wait, 0.01)
-    poll_until(lambda: barrier.n_waiting == 1)
-    last = rt.go(barrier.wait)
-    assert acting.wait(PATIENCE)
-    rt.sleep(0.02)
+    barrier, first, last, go_on = timed_out_in_the_action(fails=True)
     go_on.set()
     assert isinstance(last.exception(PATIENCE), ZeroDivisionError)
-    assert isinstance(early.exception(PATIENCE), rt.BrokenBarrierError)
+    assert isinstance(first.exception(PATIENCE), rt.BrokenBarrierError)
     assert barrier.broken
 
 
