@@ -39,20 +39,22 @@ def my_m() -> int:
 
 @parallel
 def test_two_cpu_bound_gs_overlap_in_time():
-    arrived = [False, False]
+    def pair():
+        arrived = [False, False]
 
-    def body(i):
-        arrived[i] = True
-        # Neither ever parks: both get past this only if both run at the same time.
-        spin_until(lambda: arrived[1 - i])
-        return my_m()
+        def body(i):
+            arrived[i] = True
+            # Neither ever parks: both get past this only if both run at the same time.
+            spin_until(lambda: arrived[1 - i])
+            return my_m()
 
-    def main():
         gs = [rt.go(body, i) for i in range(2)]
-        return [g.result(PATIENCE) for g in gs]
+        first, second = [g.result(PATIENCE) for g in gs]
+        return first != second
 
-    first, second = rt.run(main, procs=2)
-    assert first != second
+    # More than one pair: where the second M gets no CPU for a slice, the first G is preempted and
+    # the other one begins, rightly, on the same M.
+    rt.run(lambda: poll_until(pair), procs=2)
 
 
 @parallel
@@ -433,8 +435,9 @@ def test_a_main_that_blocked_does_not_start_the_next_runs_main_on_an_m_of_its_ow
         time.sleep(0.3)
         return rt.stats().total("retakes_undeclared")
 
-    assert rt.run(blocks, procs=1) == 1
-    assert rt.run(lambda: rt.go(my_m).result() == my_m(), procs=1)
+    assert rt.run(blocks, procs=1) >= 1
+    # From an M of its own it would never be so; otherwise it is, unless the M is held up just then.
+    assert rt.run(lambda: any(rt.go(my_m).result() == my_m() for _ in range(10)), procs=1)
 
 
 @sees_blocking
