@@ -25,12 +25,20 @@
 
 #define containerof(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
 
+/* Built with GMPY_LATE, for tests: a thread loses some time now and then before an access that
+ * orders it against others, so that rare interleavings are tried (tests/late.c). */
+#ifdef GMPY_LATE
+void late(void);
+#else
+#define late() ((void)0)
+#endif
+
 #define load_relaxed(p) atomic_load_explicit((p), memory_order_relaxed)
-#define load_acquire(p) atomic_load_explicit((p), memory_order_acquire)
-#define load_seq(p) atomic_load_explicit((p), memory_order_seq_cst)
+#define load_acquire(p) (late(), atomic_load_explicit((p), memory_order_acquire))
+#define load_seq(p) (late(), atomic_load_explicit((p), memory_order_seq_cst))
 #define store_relaxed(p, v) atomic_store_explicit((p), (v), memory_order_relaxed)
-#define store_release(p, v) atomic_store_explicit((p), (v), memory_order_release)
-#define store_seq(p, v) atomic_store_explicit((p), (v), memory_order_seq_cst)
+#define store_release(p, v) (late(), atomic_store_explicit((p), (v), memory_order_release))
+#define store_seq(p, v) (late(), atomic_store_explicit((p), (v), memory_order_seq_cst))
 
 /* A counter with one writer at a time: readers elsewhere see a whole value. */
 #define count_add(p, n) store_relaxed((p), load_relaxed(p) + (n))

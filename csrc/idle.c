@@ -121,7 +121,9 @@ static void wake_m(m *mp, bool polling) {
         note_wake(&mp->note);
 }
 
+/* Only if no P is idle, under the same lock: who idles one looks at the global queue afterwards. */
 static void queue_token(m *mp) {
+    assert(!S.idlep && !(mp->latency && S.idler));
     mp->state = M_WANTP;
     midle_remove(mp);
     if (mp->token_queued) return;
@@ -394,11 +396,15 @@ static void sleep_until_given(m *mp) {
         store_seq(&S.poller, NULL);
         mp->polling = false;
         if (!mp->nextp) {
-            bool work = boundq_len(&mp->bound) || (!mp->no_fresh && globq_len(globq_of(mp)));
+            /* One look: whoever pushes after it comes to need_p and finds mp M_IDLE. (With a second
+             * one, which saw what a plain thread or sysmon had pushed since the first, the token was
+             * queued without a look for a P: with all P's idle, a wake-up was lost.) */
+            bool bound = boundq_len(&mp->bound);
+            bool work = bound || (!mp->no_fresh && globq_len(globq_of(mp)));
             pp = work ? pidle_get(mp->lastp, mp->latency) : NULL;
             if (pp)
                 give(mp, pp);
-            else if (boundq_len(&mp->bound))
+            else if (bound)
                 queue_token(mp);
             else if (!mp->no_fresh && mp->state == M_IDLE)
                 midle_put(mp);

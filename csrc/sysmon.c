@@ -141,9 +141,9 @@ void *sysmon_main(void *arg) {
         int64_t slice = load_relaxed(&S.slice_ns), longest = slice < PAUSE_MAX ? slice : PAUSE_MAX;
         if (pause > longest) pause = longest;
         /* Once everybody sleeps, nobody would see any more what is left to run. Nothing is, by the
-         * protocol in scheduler.h; but one run in some ten thousands hung so on an overloaded
-         * machine (a token in the global queue, every P idle), and neither reading nor 400,000 tries
-         * with delays at every step found out why. So what was left for many looks is picked up; the
+         * protocol in scheduler.h; but it was broken in three places, and the last (sleep_until_given,
+         * idle.c) showed once in dozens of runs of the whole suite on a loaded machine. A program that
+         * hangs is the worst way to learn of a fourth: what was left for many looks is picked up. The
          * tests fail when it happens, and say what was seen. */
         if (all_idle && pause == longest && sched_left_behind(left > LEFT_LOOKS)) {
             left++;

@@ -543,7 +543,8 @@ static void an_m_that_blocks_leaves_somebody_polling(void) {
     host_go(step_locked_naps, 20, NULL);
     store_seq(&passers, 2);
     conn ends[2];
-    pass_on(ends, scaled(20000), step_pass_on_then_block); /* so that others doze off with no P idle */
+    int64_t rounds = scaled(5000);                                         /* over before the long nap is */
+    pass_on(ends, rounds < 5000 ? rounds : 5000, step_pass_on_then_block); /* others doze off, no P idle */
     while (load_seq(&passers) || load_seq(&done) < 1 || !load_seq(&S.nnop) || !load_seq(&S.poller)) {
         if (!load_seq(&passers)) CHECK(sched_live() == 2); /* it hasn't come back from its call yet */
         pause_ns(MILLISECOND);
