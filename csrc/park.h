@@ -21,12 +21,14 @@ void mutex_wake(mutex *l);
 
 static inline void mutex_lock(mutex *l) {
     uint32_t free = 0;
+    late();
     if (unlikely(!atomic_compare_exchange_strong_explicit(&l->word, &free, 1, memory_order_acquire,
                                                           memory_order_relaxed)))
         mutex_lock_slow(l);
 }
 
 static inline void mutex_unlock(mutex *l) {
+    late();
     if (unlikely(atomic_exchange_explicit(&l->word, 0, memory_order_release) == 2)) mutex_wake(l);
 }
 
@@ -78,6 +80,7 @@ static inline uint64_t parker_begin(parker *k) {
 
 static inline bool parker_claim(parker *k, uint64_t seq, uint8_t why) {
     uint64_t want = seq << 2 | PARK_WAITING;
+    late();
     if (!atomic_compare_exchange_strong_explicit(&k->word, &want, seq << 2 | PARK_CLAIMED,
                                                  memory_order_acq_rel, memory_order_relaxed))
         return false;
