@@ -192,8 +192,7 @@ class HungerGuard:
         self._levers = self._levers_of(self.starving)
         self._breaker.opened = 0
         self._announced = "closed"
-        self._stop.clear()
-        self._ended.clear()
+        self._stop, self._ended = threading.Event(), Event()
         self._thread = threading.Thread(target=self._watch, name="gmpy-guard", daemon=True)
         self._thread.start()
 
@@ -205,14 +204,16 @@ class HungerGuard:
         if thread is threading.current_thread():  # on_change: it ends once that returns
             self._stop.set()
             return
-        _door.external(1)  # no deadlock while a G waits here
-        try:
-            self._stop.set()
-            if thread.is_alive():  # not in a forked child
+        # In a forked child it isn't alive, and what it had locked stays so for ever: at the fork it
+        # may just have begun to wait for _stop, whose set() would hang.
+        if thread.is_alive():
+            _door.external(1)  # no deadlock while a G waits here
+            try:
+                self._stop.set()
                 self._ended.wait()  # not join(): it may need a lock that a G of this M has
-        finally:
-            _door.external(-1)
-        thread.join()
+            finally:
+                _door.external(-1)
+            thread.join()
         # Last: what a signal's handler raises may have ended it earlier, then run() calls again.
         self._thread = None
         _runtime.not_at_stop(self.stop)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import threading
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -68,7 +67,6 @@ def awaitable(g: G[T]) -> asyncio.Future[T]:
 
 _signals: dict[int, list[Chan[int]]] = {}
 _previous: dict[int, Any] = {}
-_lock = threading.Lock()
 
 
 def notify(*signums: int, chan: Chan[int] | None = None) -> Chan[int]:

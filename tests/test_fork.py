@@ -213,10 +213,13 @@ def test_a_child_that_leaves_a_guards_block_ends():
 import sys
 from gmpy_rt.guard import HungerGuard
 def main():
-    with HungerGuard():
+    with HungerGuard() as guard:
+        # As its thread has it for a moment before it waits: the child hung then, once in hundreds.
+        guard._stop._cond.acquire()
         pid = os.fork()
         if pid == 0:
             sys.exit(0)
+        guard._stop._cond.release()
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 print(run(main))
 """
