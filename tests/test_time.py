@@ -60,9 +60,11 @@ def test_stop_and_reset():
 
 @in_runtime
 def test_a_ticker_keeps_its_period_and_drops_what_nobody_takes():
+    begun = time.monotonic()
     with rt.Ticker(0.01) as ticker:
         times = [now for now, _ in zip(ticker, range(5), strict=False)]
-        assert times[-1] - times[0] >= 0.035
+        # From the beginning: a busy machine may be late with the first one.
+        assert times[-1] - begun >= 0.05 and times == sorted(set(times))
         rt.sleep(0.05)
         assert len(ticker.chan) == 1
         ticker.reset(0.005)
