@@ -5,7 +5,7 @@
 #   make test    the test suite              TESTS=tests/test_procs.py for a part
 #   make bench   the benchmarks and peers    ARGS=... for its options
 #   make lint    ruff, mypy, clang-format
-#   make ctest   the C core's tests, with sanitizers
+#   make ctest   the C core's tests, with sanitizers, and with delays where threads meet
 #   make clean   removes what the others made
 
 PYTHON ?=

@@ -68,10 +68,11 @@ def run(lab: Lab, params: Params) -> None:
 
 
 def _some(trial: Callable[[], T | None], wanted: int) -> list[T]:
-    """So many trials, or fewer if mostly another program has the CPU that one needs."""
+    """So many trials, or fewer if mostly another program has the CPU that one needs: then the
+    first has more time than the rest."""
     found: list[T] = []
-    until = now() + 3_000_000_000
-    while len(found) < wanted and now() < until:
+    begun = now()
+    while len(found) < wanted and now() < begun + (3_000_000_000 if found else 15_000_000_000):
         one = trial()
         if one is not None:
             found.append(one)
