@@ -705,6 +705,7 @@ static void a_lost_wakeup_is_made_up_for_and_told(void) {
         g *gp = host_go(waits_once, 0, NULL)->gp;
         while (g_status(gp) != G_WAITING || !sched_all_idle()) sched_yield();
         m *mp = load_relaxed(&gp->m);
+        while (S.ops.state(mp) != HOST_DETACHED) sched_yield(); /* it has looked at its queue again */
         CHECK(parker_claim_any(&gp->parker, WAKE_OK));
         store_relaxed(&gp->ready_at, nanotime());
         g_move(gp, G_WAITING, G_RUNNABLE);
