@@ -299,13 +299,15 @@ def test_cpu_time_is_shared_as_the_work_is():
 
 @in_runtime
 def test_cpu_samples_say_who_ran_where():
-    stop = []
+    begun, stop = [], []
 
     def busy():
+        begun.append(1)
         spin_until(lambda: stop)
 
     g = rt.go(busy)
     g.name = "me"
+    spin_until(lambda: begun)  # on another M: this one it would hold up, where nothing is preempted
     with cpu_profile() as out:
         poll_until(lambda: looks() >= 5)
     data, m = out[0], g.m  # it has none any more once it has ended
