@@ -121,14 +121,21 @@ static void wake_m(m *mp, bool polling) {
         note_wake(&mp->note);
 }
 
-/* Only if no P is idle, under the same lock: who idles one looks at the global queue afterwards. */
-static void queue_token(m *mp) {
-    assert(!S.idlep && !(mp->latency && S.idler));
-    mp->state = M_WANTP;
-    midle_remove(mp);
-    if (mp->token_queued) return;
-    mp->token_queued = true;
-    globq_put_one(globq_of(mp), &mp->token);
+/* An idle P for mp, which has none and can run something; else, if g's are bound to it, its token
+ * goes into the global queue. One hold of sched.lock for both: whoever idles a P after it looks at
+ * that queue, and a token queued beside an idle P would wait for nobody. Returns whether mp has a P
+ * now. */
+static bool p_or_token(m *mp, bool bound) {
+    p *pp = pidle_get(mp->lastp, mp->latency);
+    if (pp)
+        give(mp, pp);
+    else if (bound) {
+        mp->state = M_WANTP;
+        midle_remove(mp);
+        if (!mp->token_queued) globq_put_one(globq_of(mp), &mp->token);
+        mp->token_queued = true;
+    }
+    return pp;
 }
 
 static void take_p(m *mp, p *pp) {
@@ -284,19 +291,9 @@ void sched_handoffp(p *pp, bool latency_first) {
 /* mp has a runnable g and, a moment ago, no P. */
 void need_p(m *mp) {
     mutex_lock(&S.lock);
-    if (mp->state != M_IDLE) {
-        mutex_unlock(&S.lock);
-        return;
-    }
-    p *pp = pidle_get(mp->lastp, mp->latency);
-    if (!pp) {
-        queue_token(mp);
-        mutex_unlock(&S.lock);
-        return;
-    }
-    bool polling = give(mp, pp);
+    bool given = mp->state == M_IDLE && p_or_token(mp, true), polling = mp->polling;
     mutex_unlock(&S.lock);
-    wake_m(mp, polling);
+    if (given) wake_m(mp, polling);
 }
 
 /* ---------------------------------------------------------------- left behind */
@@ -401,13 +398,8 @@ static void sleep_until_given(m *mp) {
              * queued without a look for a P: with all P's idle, a wake-up was lost.) */
             bool bound = boundq_len(&mp->bound);
             bool work = bound || (!mp->no_fresh && globq_len(globq_of(mp)));
-            pp = work ? pidle_get(mp->lastp, mp->latency) : NULL;
-            if (pp)
-                give(mp, pp);
-            else if (bound)
-                queue_token(mp);
-            else if (!mp->no_fresh && mp->state == M_IDLE)
-                midle_put(mp);
+            bool given = work && p_or_token(mp, bound);
+            if (!given && !mp->no_fresh && mp->state == M_IDLE) midle_put(mp);
         }
         mutex_unlock(&S.lock);
     }
@@ -453,16 +445,11 @@ void stopm(m *mp, bool leave) {
         mutex_lock(&S.lock);
         /* M_WANTP, too: its token may wait beside a P that was idled meanwhile by who saw mp still
          * counted as spinning, and woke nobody. */
-        if (mp->state != M_RUN) {
-            p *back = pidle_get(pp, mp->latency);
-            if (back) {
-                give(mp, back);
-                /* Several may have submitted and relied on it while it was spinning: it is again,
-                 * and wakes the next one when it takes one of theirs (Go's becomeSpinning). */
-                mp->spinning = fresh;
-                if (fresh) atomic_fetch_add(spinners(mp), 1);
-            } else if (boundq_len(&mp->bound))
-                queue_token(mp);
+        if (mp->state != M_RUN && p_or_token(mp, boundq_len(&mp->bound)) && fresh) {
+            /* Several may have submitted and relied on it while it was spinning: it is again,
+             * and wakes the next one when it takes one of theirs (Go's becomeSpinning). */
+            mp->spinning = true;
+            atomic_fetch_add(spinners(mp), 1);
         }
         mutex_unlock(&S.lock);
     } else
@@ -485,9 +472,8 @@ void serve_token(m *mp, m *to) {
         mutex_unlock(&S.lock);
         return;
     }
-    p *idle = pidle_get(to->lastp, to->latency);
-    if (idle) {
-        bool polling = give(to, idle);
+    if (p_or_token(to, false)) {
+        bool polling = to->polling;
         mutex_unlock(&S.lock);
         wake_m(to, polling);
         return;
@@ -500,7 +486,7 @@ void serve_token(m *mp, m *to) {
     bool spinning = drop_spinning(mp);
     atomic_thread_fence(memory_order_seq_cst);
     if (boundq_len(&mp->bound))
-        queue_token(mp);
+        p_or_token(mp, true);
     else if (!mp->no_fresh)
         midle_put(mp);
     bool polling = give(to, pp);
@@ -527,11 +513,7 @@ static p *reacquire(m *mp) {
     mutex_lock(&S.lock);
     atomic_fetch_sub(&S.nnop, 1);
     mp->state = M_IDLE;
-    p *pp = pidle_get(mp->lastp, mp->latency);
-    if (pp)
-        give(mp, pp);
-    else
-        queue_token(mp);
+    p_or_token(mp, true);
     mutex_unlock(&S.lock);
     trace_event(TRACE_RETURN, cur_id(mp), 0);
     S.ops.detach(mp);

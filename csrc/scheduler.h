@@ -21,9 +21,9 @@
  *   M_IDLE   asleep (or in netpoll), wants nothing
  *   M_WANTP  asleep, has runnable g's; its token is in the global queue
  *   M_NOP    lost its P in host code; will ask for one when it enters the core
- * A token is queued only where no P was idle, under the same hold of the lock (queue_token asserts
- * it); and who idles a P looks at the global queue afterwards. So no token waits beside an idle P
- * that nobody looks after.
+ * A token is queued only where no P was idle, under the same hold of the lock (p_or_token, the one
+ * place that queues them); and who idles a P looks at the global queue afterwards. So no token waits
+ * beside an idle P that nobody looks after.
  *
  * ---- Reserved P's and the latency class.
  * The first S.reserve P's run only g's of the latency class; those g's may use any P. As a

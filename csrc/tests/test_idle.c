@@ -1,6 +1,6 @@
 /* Wake-ups that nothing else makes up for: the last M's go to sleep while a plain thread, or
  * sysmon, wakes somebody. One that is lost shows after half a second with every P idle, when sysmon
- * sees what was left: host_stop fails of it. (A token beside an idle P shows at once: queue_token.) */
+ * sees what was left: host_stop fails of it. */
 #include <sched.h>
 
 #include "host.h"
