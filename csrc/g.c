@@ -3,38 +3,54 @@
  * Chunks are added, never moved or freed: a g's address and index are for life. Each is
  * handed out from its start, so that memory nobody needs is never touched. (Huge pages for
  * it, for the frames and for the heap were tried: fewer page faults, but where free memory
- * has gone back to a hypervisor, clearing them took three times as long: 16 us a G.) Free
- * g's wait in a list under a lock, with a small cache per thread in front of it, so that
- * the usual go() and end touch no shared line. */
+ * has gone back to a hypervisor, clearing them took three times as long: 16 us a G.)
+ *
+ * Free g's move in batches between a list under a lock and a small cache per thread (the
+ * magazines of Bonwick and Adams, "Magazines and Vmem", 2001), so that the usual go() and end
+ * touch no shared line, and nobody walks through cold g's while it holds the lock. A thread's
+ * cache is two batches: one that g's are taken from and put to, and a spare, full or empty. */
 #include "g.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { CHUNK_G = 8192, MAX_CHUNKS = 1 << 14, CACHE_G = 64 };
+enum { CHUNK_G = 8192, MAX_CHUNKS = 1 << 14, BATCH = 32 };
+
+typedef struct batch {
+    g *first; /* linked through link */
+    uint32_t n;
+} batch;
 
 static _Atomic(g *) chunks[MAX_CHUNKS];
 static _Atomic uint32_t slots; /* == carved, for readers without the lock */
 static uint32_t carved, nchunks;
 static mutex slab_lock;
-static g *free_list;
+static g *batches; /* the first g of each; its waiter, idle as it is, says how many and which is next */
 
-/* Of M's only (max > 0): other threads come and go, and nobody tells when they end. */
+/* Only M's keep any (keeps): other threads come and go, and nobody tells when they end. */
 static _Thread_local struct {
-    g *head;
-    int n, max;
+    batch at_hand, spare;
+    bool keeps;
 } cache;
 
-static inline g *next_free(g *gp) {
-    qlink *l = load_relaxed(&gp->link.next);
-    return l ? containerof(l, g, link) : NULL;
+static void push(batch *b, g *gp) {
+    store_relaxed(&gp->link.next, b->first ? &b->first->link : NULL);
+    b->first = gp;
+    b->n++;
 }
 
-static inline void set_next_free(g *gp, g *next) { store_relaxed(&gp->link.next, next ? &next->link : NULL); }
+static g *pop(batch *b) {
+    g *gp = b->first;
+    qlink *next = load_relaxed(&gp->link.next);
+    b->first = next ? containerof(next, g, link) : NULL;
+    b->n--;
+    __builtin_prefetch(b->first, 1); /* the next go() will write to it */
+    return gp;
+}
 
 /* Adds a chunk; called without the lock, as it allocates. */
 static bool grow(void) {
-    g *chunk = malloc(CHUNK_G * sizeof(g));
+    g *chunk = aligned_alloc(CACHE_LINE, CHUNK_G * sizeof(g));
     if (!chunk) return false;
     mutex_lock(&slab_lock);
     uint32_t n = nchunks;
@@ -60,30 +76,41 @@ static g *carve(void) {
     return gp;
 }
 
+/* Fills the empty batch at hand. false: memory is short. */
 static bool refill(void) {
+    batch *b = &cache.at_hand;
+    if (cache.spare.n) {
+        *b = cache.spare;
+        cache.spare = (batch){0};
+        return true;
+    }
     for (;;) {
         mutex_lock(&slab_lock);
-        while (cache.n <= cache.max / 2) {
-            g *gp = free_list;
-            if (gp)
-                free_list = next_free(gp);
-            else if (!(gp = carve()))
-                break;
-            set_next_free(gp, cache.head);
-            cache.head = gp;
-            cache.n++;
-        }
+        if (batches) {
+            *b = (batch){batches, batches->waiter.index};
+            batches = b->first->waiter.val;
+        } else
+            for (g *gp; b->n < (cache.keeps ? BATCH : 1) && (gp = carve());) push(b, gp);
         mutex_unlock(&slab_lock);
-        if (cache.n) return true;
+        if (b->n) return true;
         if (!grow()) return false;
     }
 }
 
+static void give_back(batch *b) {
+    if (!b->n) return;
+    mutex_lock(&slab_lock);
+    b->first->waiter.index = b->n;
+    b->first->waiter.val = batches;
+    batches = b->first;
+    mutex_unlock(&slab_lock);
+    *b = (batch){0};
+}
+
 g *g_alloc(void) {
-    if (unlikely(!cache.head) && !refill()) return NULL;
-    g *gp = cache.head;
-    cache.head = next_free(gp);
-    cache.n--;
+    if (unlikely(!cache.at_hand.n) && !refill()) return NULL;
+    g *gp = pop(&cache.at_hand);
+    if (unlikely(!cache.keeps)) give_back(&cache.at_hand);
     store_relaxed(&gp->gen, load_relaxed(&gp->gen) + 1);
     store_relaxed(&gp->link.next, NULL);
     store_relaxed(&gp->m, NULL);
@@ -95,31 +122,24 @@ g *g_alloc(void) {
     return gp;
 }
 
-static void give_back(int keep) {
-    mutex_lock(&slab_lock);
-    while (cache.n > keep) {
-        g *spare = cache.head;
-        cache.head = next_free(spare);
-        cache.n--;
-        set_next_free(spare, free_list);
-        free_list = spare;
-    }
-    mutex_unlock(&slab_lock);
-}
-
 void g_free(g *gp) {
     assert(g_status(gp) == G_IDLE && gp->timer.index < 0);
     gp->host = NULL;
-    set_next_free(gp, cache.head);
-    cache.head = gp;
-    if (++cache.n > cache.max) give_back(cache.max / 2);
+    if (cache.at_hand.n == BATCH) {
+        give_back(&cache.spare);
+        cache.spare = cache.at_hand;
+        cache.at_hand = (batch){0};
+    }
+    push(&cache.at_hand, gp);
+    if (unlikely(!cache.keeps)) give_back(&cache.at_hand);
 }
 
-void g_cache_begin(void) { cache.max = CACHE_G; }
+void g_cache_begin(void) { cache.keeps = true; }
 
 void g_cache_end(void) {
-    cache.max = 0;
-    give_back(0);
+    cache.keeps = false;
+    give_back(&cache.at_hand);
+    give_back(&cache.spare);
 }
 
 /* The parent's g's: nobody runs them here, whoever wakes or cancels one. */
@@ -133,7 +153,7 @@ static void forget(g *gp) {
 
 void g_after_fork(void) {
     slab_lock = (mutex){0};
-    free_list = NULL;
+    batches = NULL;
     for (uint32_t i = 0; i < g_slots(); i++)
         if (g_status(g_at(i)) != G_IDLE) forget(g_at(i));
 }

@@ -48,13 +48,17 @@ enum wait_reason {
 };
 
 struct g {
-    qlink link; /* in a run queue while RUNNABLE; in a free list while IDLE */
+    /* The first two cache lines are what go(), a run and the end touch. */
+    _Alignas(CACHE_LINE) qlink link; /* in a run queue while RUNNABLE; in a free list while IDLE */
     _Atomic uint32_t status;
-    uint32_t index;             /* place in the slab */
-    _Atomic uint32_t gen;       /* how often the slot was used: tags ids, so that a stale id is seen */
+    uint32_t index;       /* place in the slab */
+    _Atomic uint32_t gen; /* how often the slot was used: tags ids, so that a stale id is seen */
+    mutex host_lock;
     _Atomic(m *) m;             /* the M it is pinned to; NULL while fresh */
     _Atomic uint64_t id;        /* for people: unique, rising within one M */
     _Atomic int64_t ready_at;   /* when it became runnable; thieves peek at it */
+    void *host;                 /* the host's object while the g lives; for others under host_lock */
+    void *frame;                /* host: the interpreter frame it parked in, for the collector */
     _Atomic int64_t wait_since; /* when it last parked */
     _Atomic int64_t ran_ns;     /* in earlier slices, since it last gave way by itself */
     _Atomic uint8_t reason;     /* enum wait_reason */
@@ -66,9 +70,6 @@ struct g {
     parker parker;
     waiter waiter; /* for waits on one thing at a time */
     timer timer;   /* the deadline of the wait under way */
-    mutex host_lock;
-    void *host;  /* the host's object while the g lives; for others under host_lock */
-    void *frame; /* host: the interpreter frame it parked in, for the collector */
 };
 
 /* A g from the free list or a new one, IDLE. NULL when memory is short. */
