@@ -322,11 +322,12 @@ static g *find_runnable(m *mp, p *pp, int64_t *now) {
     bool again = false;
     g *gp;
     if (unlikely(timers_due(&pp->timers, *now))) timers_run(&pp->timers, *now);
-    if (unlikely(load_relaxed(&pp->stat.schedtick) % GLOBAL_TICK == 0 || mp->yield_to_global ||
+    bool let_others = mp->fresh_first && runq_empty(&pp->runq);
+    if (unlikely(load_relaxed(&pp->stat.schedtick) % GLOBAL_TICK == 0 || mp->yield_to_global || let_others ||
                  (mp->latency && (mp->fresh_first || *now - mp->turn_since > TURN_NS)))) {
         /* After a preemption a whole batch: one for each slice of a hog would be as few as 100 a
-         * second. */
-        bool one = !mp->yield_to_global;
+         * second. So, too, for a g that yields and has no other beside it. */
+        bool one = !mp->yield_to_global && !let_others;
         mp->yield_to_global = false;
         if (mp->latency) mp->turn_since = *now; /* its fresh g's and its bound ones in turns */
         if (mp->latency || !policy_skips_global(pp, *now)) {

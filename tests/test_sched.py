@@ -328,6 +328,32 @@ def test_gosched_lets_every_other_g_run():
     assert all(a != b for a, b in itertools.pairwise(turns)), turns
 
 
+def test_gosched_lets_those_run_that_overflowed_into_the_global_queue():
+    count, yields = 2000, 0
+
+    def main():
+        nonlocal yields
+        started: list[None] = []
+        done = rt.Event()
+
+        def body():
+            started.append(None)
+            done.wait(PATIENCE)
+
+        gs = [rt.go(body) for _ in range(count)]
+        while len(started) < count:
+            rt.gosched()
+            yields += 1
+        done.set()
+        for g in gs:
+            g.result(PATIENCE)
+
+    rt.run(main, procs=1)
+    # A turn for at least one of them with each. Once it was one in 61: what its own queue didn't
+    # hold was left to the look at the global one that every 61st pick begins with.
+    assert yields <= 2 * count
+
+
 def test_an_idle_runtime_uses_no_cpu():
     def main():
         rt.sleep(0.05)
