@@ -96,7 +96,9 @@ def test_a_g_kept_runnable_for_50_ms(page: Page, tmp_path: Path) -> None:
     assert after.count_from(low) == before.count_from(low) + 1
     assert least <= after.max <= most or before.max > least
 
-    (run,) = seen.runs(seen.result)
+    run, *_ = seen.runs(
+        seen.result
+    )  # more where the machine stopped its M in mid-run: it was preempted
     assert least * 1e6 - 2 <= run["args"]["waited_us"] <= most * 1e6 + 2
 
     assert least <= in_function(out["profile"], "hog", state="running") / 1e9 <= most

@@ -321,7 +321,9 @@ def test_a_g_kept_runnable_for_50_ms_is_seen_to_wait_for_so_long(traced):
         return g.result(PATIENCE)
 
     seen = traced(main, procs=1)
-    (run,) = seen.runs(seen.result)
+    run, *_ = seen.runs(
+        seen.result
+    )  # more where the machine stopped its M in mid-run: it was preempted
     least = (times["parks"] - times["made"]) / 1000
     most = (times["runs"] - times["before"]) / 1000
     assert 50_000 <= least - 2 <= run["args"]["waited_us"] <= most + 2
