@@ -178,18 +178,32 @@ def _check_run(args: argparse.Namespace) -> None:
 def _run_code(args: argparse.Namespace, code: CodeType, namespace: dict[str, Any]) -> int:
     from . import run
 
-    ending = run(
-        _script_g,
-        code,
-        namespace,
-        procs=args.procs,
-        affinity=args.affinity,
-        policy=args.policy,
-        reserve=args.reserve,
-    )
+    try:
+        ending = run(
+            _script_g,
+            code,
+            namespace,
+            procs=args.procs,
+            affinity=args.affinity,
+            policy=args.policy,
+            reserve=args.reserve,
+        )
+    except Exception as error:
+        return _report(error, code)
     if ending is not None:
         raise ending
     return 0
+
+
+def _report(error: Exception, script: CodeType) -> int:
+    """As `python script.py` does: without the frames that led to the script's own."""
+    tb = error.__traceback__
+    while tb is not None and tb.tb_frame.f_code is not script:
+        tb = tb.tb_next
+    if tb is None:
+        raise error
+    sys.excepthook(type(error), error.with_traceback(tb), tb)
+    return 1
 
 
 def _load_script(args: argparse.Namespace) -> tuple[CodeType, dict[str, Any]]:
@@ -227,7 +241,10 @@ def _trace(args: argparse.Namespace) -> int:
     try:
         if as_main:
             return _run_code(args, *script)
-        exec(*script)
+        try:
+            exec(*script)
+        except Exception as error:
+            return _report(error, script[0])
         return 0
     finally:
         if os.getpid() == parent:  # the trace isn't a forked child's
