@@ -175,37 +175,6 @@ static g *start(m *mp, p *pp, g *gp, int64_t now) {
     return gp;
 }
 
-/* Bound and fresh g's in turns: neither kind can starve the other. A turn is bounded in
- * picks and in time, and while fresh g's end without parking they run without a switch. */
-static g *pick_local(m *mp, p *pp, int64_t now) {
-    g *gp = NULL;
-    if (mp->fresh_first || mp->streak >= TURN_PICKS || now - mp->turn_since > TURN_NS) {
-        mp->turn = mp->fresh_first || mp->turn == TURN_BOUND ? TURN_FRESH : TURN_BOUND;
-        mp->fresh_first = false;
-        mp->streak = 0;
-        mp->turn_since = now;
-    }
-    for (int tries = 0; tries < 2; tries++) {
-        if (mp->turn == TURN_BOUND)
-            gp = boundq_pop(&mp->bound);
-        else if (!mp->no_fresh && !mp->latency) {
-            gp = runq_get(&pp->runq);
-            if (gp && spread(mp, gp, now)) {
-                leave_to_others(pp, gp);
-                gp = NULL;
-            }
-        }
-        if (gp) {
-            mp->streak++;
-            return gp;
-        }
-        mp->turn = mp->turn == TURN_BOUND ? TURN_FRESH : TURN_BOUND;
-        mp->streak = 0;
-        mp->turn_since = now;
-    }
-    return NULL;
-}
-
 /* The latency class has had more to do than its P's could for a while: an ordinary M's P is
  * for it now. */
 static bool lend(m *mp, p *pp, int64_t now) {
@@ -250,6 +219,42 @@ static g *pick_global(m *mp, p *pp, int64_t now, bool one, bool *again) {
     }
     serve_token(mp, containerof(l, m, token));
     *again = true;
+    return NULL;
+}
+
+/* Bound and fresh g's in turns: neither kind can starve the other. A turn is bounded in
+ * picks and in time, and while fresh g's end without parking they run without a switch. Where its
+ * P has none, it is the turn of those in the global queue: by the look that every 61st pick begins
+ * with, as Go's, one of them started in 61 slices of the others, or calls of gosched(). */
+static g *pick_in_turns(m *mp, p *pp, int64_t now, bool *again) {
+    g *gp = NULL;
+    if (mp->fresh_first || mp->streak >= TURN_PICKS || now - mp->turn_since > TURN_NS) {
+        mp->turn = mp->fresh_first || mp->turn == TURN_BOUND ? TURN_FRESH : TURN_BOUND;
+        mp->fresh_first = false;
+        mp->streak = 0;
+        mp->turn_since = now;
+    }
+    for (int tries = 0; tries < 2; tries++) {
+        if (mp->turn == TURN_BOUND)
+            gp = boundq_pop(&mp->bound);
+        else if (!mp->no_fresh && !mp->latency) {
+            gp = runq_get(&pp->runq);
+            if (gp && spread(mp, gp, now)) {
+                leave_to_others(pp, gp);
+                gp = NULL;
+            } else if (!gp && tries == 0 && !policy_skips_global(pp, now)) {
+                gp = pick_global(mp, pp, now, false, again);
+                if (*again) return NULL;
+            }
+        }
+        if (gp) {
+            mp->streak++;
+            return gp;
+        }
+        mp->turn = mp->turn == TURN_BOUND ? TURN_FRESH : TURN_BOUND;
+        mp->streak = 0;
+        mp->turn_since = now;
+    }
     return NULL;
 }
 
@@ -322,12 +327,11 @@ static g *find_runnable(m *mp, p *pp, int64_t *now) {
     bool again = false;
     g *gp;
     if (unlikely(timers_due(&pp->timers, *now))) timers_run(&pp->timers, *now);
-    bool let_others = mp->fresh_first && runq_empty(&pp->runq);
-    if (unlikely(load_relaxed(&pp->stat.schedtick) % GLOBAL_TICK == 0 || mp->yield_to_global || let_others ||
+    if (unlikely(load_relaxed(&pp->stat.schedtick) % GLOBAL_TICK == 0 || mp->yield_to_global ||
                  (mp->latency && (mp->fresh_first || *now - mp->turn_since > TURN_NS)))) {
         /* After a preemption a whole batch: one for each slice of a hog would be as few as 100 a
-         * second. So, too, for a g that yields and has no other beside it. */
-        bool one = !mp->yield_to_global && !let_others;
+         * second. */
+        bool one = !mp->yield_to_global;
         mp->yield_to_global = false;
         if (mp->latency) mp->turn_since = *now; /* its fresh g's and its bound ones in turns */
         if (mp->latency || !policy_skips_global(pp, *now)) {
@@ -336,8 +340,8 @@ static g *find_runnable(m *mp, p *pp, int64_t *now) {
         }
         if (*now - load_relaxed(&S.last_poll) > 200 * MICROSECOND) poll_now(*now);
     }
-    gp = pick_local(mp, pp, *now);
-    if (gp) return gp;
+    gp = pick_in_turns(mp, pp, *now, &again);
+    if (gp || again) return gp;
     if (unlikely(policy_robs_first()) && !mp->no_fresh && !mp->latency) {
         bool too_young = false;
         gp = policy_find(pp, false, &too_young);

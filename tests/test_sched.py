@@ -328,11 +328,11 @@ def test_gosched_lets_every_other_g_run():
     assert all(a != b for a, b in itertools.pairwise(turns)), turns
 
 
-def test_gosched_lets_those_run_that_overflowed_into_the_global_queue():
-    count, yields = 2000, 0
+@pytest.mark.parametrize("busy", [1, 4])
+def test_those_that_overflowed_into_the_global_queue_have_their_turns(busy):
+    count, slices = 2000, 0
 
     def main():
-        nonlocal yields
         started: list[None] = []
         done = rt.Event()
 
@@ -340,18 +340,24 @@ def test_gosched_lets_those_run_that_overflowed_into_the_global_queue():
             started.append(None)
             done.wait(PATIENCE)
 
+        def yields():
+            nonlocal slices
+            while len(started) < count:
+                rt.gosched()
+                slices += 1
+
+        others = [rt.go(yields) for _ in range(busy - 1)]
+        rt.gosched()  # they have started
         gs = [rt.go(body) for _ in range(count)]
-        while len(started) < count:
-            rt.gosched()
-            yields += 1
+        yields()
         done.set()
-        for g in gs:
+        for g in others + gs:
             g.result(PATIENCE)
 
     rt.run(main, procs=1)
-    # A turn for at least one of them with each. Once it was one in 61: what its own queue didn't
-    # hold was left to the look at the global one that every 61st pick begins with.
-    assert yields <= 2 * count
+    # Once it was one of them in 61 slices of the others: what the P's own queue didn't hold was
+    # left to the look at the global one that every 61st pick begins with.
+    assert slices <= 10 * count
 
 
 def test_an_idle_runtime_uses_no_cpu():
