@@ -223,9 +223,10 @@ static g *pick_global(m *mp, p *pp, int64_t now, bool one, bool *again) {
 }
 
 /* Bound and fresh g's in turns: neither kind can starve the other. A turn is bounded in
- * picks and in time, and while fresh g's end without parking they run without a switch. Where its
- * P has none, it is the turn of those in the global queue: by the look that every 61st pick begins
- * with, as Go's, one of them started in 61 slices of the others, or calls of gosched(). */
+ * picks and in time, and while fresh g's end without parking they run without a switch. Where the
+ * P has none, it is the turn of those in the global queue, before the bound ones': by the look that
+ * every 61st pick begins with, as Go's, one of them started in 61 slices of the others, or calls of
+ * gosched(). */
 static g *pick_in_turns(m *mp, p *pp, int64_t now, bool *again) {
     g *gp = NULL;
     if (mp->fresh_first || mp->streak >= TURN_PICKS || now - mp->turn_since > TURN_NS) {
@@ -242,7 +243,7 @@ static g *pick_in_turns(m *mp, p *pp, int64_t now, bool *again) {
             if (gp && spread(mp, gp, now)) {
                 leave_to_others(pp, gp);
                 gp = NULL;
-            } else if (!gp && tries == 0 && !policy_skips_global(pp, now)) {
+            } else if (!gp && tries == 0 && boundq_len(&mp->bound) && !policy_skips_global(pp, now)) {
                 gp = pick_global(mp, pp, now, false, again);
                 if (*again) return NULL;
             }
