@@ -80,6 +80,17 @@ def poll_until(ready: Callable[[], object], seconds: float = PATIENCE) -> None:
             gmpy_rt.sleep(0.001)
 
 
+@contextmanager
+def unpreempted() -> Iterator[None]:
+    """The G keeps its M in the block, as long as it doesn't park: however long the machine stops it
+    between what it wakes and what it does then, nobody else runs there."""
+    _door.no_preempt(1)
+    try:
+        yield
+    finally:
+        _door.no_preempt(-1)
+
+
 def is_parked(g: gmpy_rt.G) -> bool:
     return g.waiting > 0
 

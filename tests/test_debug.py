@@ -21,6 +21,7 @@ from support import (
     run_script,
     sees_blocking,
     spin_until,
+    unpreempted,
 )
 
 import gmpy_rt as rt
@@ -457,10 +458,11 @@ def test_an_m_that_blocks_is_shown_with_its_place_and_who_is_stranded(server):
         ch = rt.Chan(7)
         gs = [rt.go(ch.recv) for _ in range(7)]
         poll_until(lambda: all(map(is_parked, gs)))
-        for _ in range(7):
-            ch.send(1)
-        together = {g.m for g in gs} == {rt.current().m}
-        blocks()
+        with unpreempted():
+            for _ in range(7):
+                ch.send(1)
+            together = {g.m for g in gs} == {rt.current().m}
+            blocks()
         for g in gs:
             g.result(PATIENCE)
         return together

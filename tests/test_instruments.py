@@ -11,7 +11,15 @@ from typing import Any
 
 import pytest
 from browser import EXECUTABLE, Browser
-from support import PATIENCE, is_parked, parallel, poll_until, sees_blocking, spin_until
+from support import (
+    PATIENCE,
+    is_parked,
+    parallel,
+    poll_until,
+    sees_blocking,
+    spin_until,
+    unpreempted,
+)
 from test_debug import Stream
 from test_pprof import in_function
 from test_trace import M, trace_of
@@ -96,9 +104,8 @@ def test_a_g_kept_runnable_for_50_ms(page: Page, tmp_path: Path) -> None:
     assert after.count_from(low) == before.count_from(low) + 1
     assert least <= after.max <= most or before.max > least
 
-    run, *_ = seen.runs(
-        seen.result
-    )  # more where the machine stopped its M in mid-run: it was preempted
+    # More where the machine stopped its M in mid-run: it was preempted.
+    run, *_ = seen.runs(seen.result)
     assert least * 1e6 - 2 <= run["args"]["waited_us"] <= most * 1e6 + 2
 
     assert least <= in_function(out["profile"], "hog", state="running") / 1e9 <= most
@@ -122,12 +129,13 @@ def test_seven_gs_stranded_behind_one_m(page: Page, tmp_path: Path) -> None:
         event = rt.Event()
         seven = [rt.go(event.wait) for _ in range(7)]
         poll_until(lambda: all(map(is_parked, seven)))
-        event.set()  # they can run now, but only on this M
-        # Some may have started elsewhere, where there is too little CPU: not stranded.
-        if any(g.m != rt.current().m for g in seven):
-            return False
-        ids.extend(g.id for g in seven)
-        return culprit()
+        with unpreempted():
+            event.set()  # they can run now, but only on this M
+            # Some may have started elsewhere, where there is too little CPU: not stranded.
+            if any(g.m != rt.current().m for g in seven):
+                return False
+            ids.extend(g.id for g in seven)
+            return culprit()
 
     def main() -> int:
         while not rt.go(attempt).result(4 * PATIENCE):

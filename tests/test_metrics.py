@@ -10,7 +10,16 @@ import threading
 import time
 
 import pytest
-from support import PATIENCE, is_parked, parallel, poll_until, run_script, sees_blocking, spin_until
+from support import (
+    PATIENCE,
+    is_parked,
+    parallel,
+    poll_until,
+    run_script,
+    sees_blocking,
+    spin_until,
+    unpreempted,
+)
 from test_g import on_one_p
 
 import gmpy_rt as rt
@@ -90,11 +99,10 @@ def test_a_g_kept_runnable_for_50_ms_is_in_the_histogram():
 
     def main():
         before = value("/sched/latencies:seconds")
-        _door.no_preempt(1)
-        late = rt.go(int)
-        end = time.monotonic() + 0.05
-        spin_until(lambda: time.monotonic() >= end)
-        _door.no_preempt(-1)
+        with unpreempted():
+            late = rt.go(int)
+            end = time.monotonic() + 0.05
+            spin_until(lambda: time.monotonic() >= end)
         late.result(PATIENCE)
         return before, value("/sched/latencies:seconds")
 
@@ -117,9 +125,10 @@ def test_seven_gs_stranded_behind_one_m_are_shown_as_seven():
         poll_until(lambda: all(is_parked(g) for g in gs))
         on_this_m = {g.m for g in gs} == {rt.current().m}
         ready.append(on_this_m)
-        for i in range(7):
-            ch.send(i)
-        release.wait(PATIENCE)  # blocks the M, undeclared
+        with unpreempted():
+            for i in range(7):
+                ch.send(i)
+            release.wait(PATIENCE)  # blocks the M, undeclared
         for g in gs:
             g.result(PATIENCE)
         return on_this_m
@@ -172,11 +181,8 @@ def test_forced_steals_are_counted():
             "/sched/steals/goroutines:goroutines",
             "/sched/runqueue/global-takes:events",
         )
-        _door.no_preempt(1)
-        try:
+        with unpreempted():
             return rounds()
-        finally:
-            _door.no_preempt(-1)
 
     got = rt.run(main, procs=2)
     assert got["/sched/steals:events"] == 100
@@ -186,10 +192,9 @@ def test_forced_steals_are_counted():
 @parallel
 def test_who_is_robbed_is_counted_where_it_is_robbed():
     def main():
-        _door.no_preempt(1)
-        for _ in range(10):
-            spin_until(rt.go(int).done)
-        _door.no_preempt(-1)
+        with unpreempted():
+            for _ in range(10):
+                spin_until(rt.go(int).done)
         return rt.stats()
 
     stats = rt.run(main, procs=2)

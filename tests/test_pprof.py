@@ -16,7 +16,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support import PATIENCE, is_parked, poll_until, run_script, sees_blocking, spin_until
+from support import (
+    PATIENCE,
+    is_parked,
+    poll_until,
+    run_script,
+    sees_blocking,
+    spin_until,
+    unpreempted,
+)
 from test_g import in_runtime, on_one_p
 
 import gmpy_rt as rt
@@ -56,13 +64,10 @@ def line_of(function, text: str) -> int:
 
 def hog_for(seconds: float, first=lambda: None) -> None:
     """Calls first(), then keeps its M for so long, unpreempted throughout."""
-    _door.no_preempt(1)
-    try:
+    with unpreempted():
         first()
         start = time.monotonic()
         spin_until(lambda: time.monotonic() - start >= seconds)
-    finally:
-        _door.no_preempt(-1)
 
 
 @pytest.fixture
@@ -449,16 +454,13 @@ def starve(wake, seconds: float, ticks: int) -> tuple[bytes, float, float]:
     start = time.monotonic()
     pprof.start_starvation(1000)
     profile = pprof._running["starvation"].profile
-    _door.no_preempt(1)  # else they'd get their turn
-    try:
+    with unpreempted():  # else they'd get their turn
         wake()
         woken = time.monotonic()
         spin_until(lambda: time.monotonic() - woken >= seconds and profile.pauses()[0] >= ticks)
         stop = time.monotonic()
         data = pprof.stop_starvation()
         return data, stop - woken, time.monotonic() - start
-    finally:
-        _door.no_preempt(-1)
 
 
 @on_one_p
@@ -521,8 +523,9 @@ def test_gs_stranded_behind_a_blocked_m_are_found():
             release.set()
 
     def culprit(event):
-        event.set()
-        return release.wait(PATIENCE)
+        with unpreempted():
+            event.set()
+            return release.wait(PATIENCE)
 
     def attempt(event):
         gs = parked_waiters(7, event.wait)
@@ -591,9 +594,8 @@ def test_a_g_that_has_not_started_is_shown_with_its_function():
         pass
 
     gs = [rt.go(fresh) for _ in range(3)]
-    _door.no_preempt(1)
-    data = pprof.goroutine()
-    _door.no_preempt(-1)
+    with unpreempted():
+        data = pprof.goroutine()
     assert in_function(data, "fresh", state="runnable") == 3
     for g in gs:
         g.result(PATIENCE)

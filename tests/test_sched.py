@@ -22,6 +22,7 @@ from support import (
     run_script,
     sees_blocking,
     spin_until,
+    unpreempted,
 )
 
 import gmpy_rt as rt
@@ -534,8 +535,9 @@ def test_stranded_gs_are_counted():
         if victim.m != rt.current().m:
             ch.send("never mind")
             return False
-        ch.send("go on")  # wakes the victim, which is pinned to this M
-        return release.wait(PATIENCE)
+        with unpreempted():
+            ch.send("go on")  # wakes the victim, which is pinned to this M
+            return release.wait(PATIENCE)
 
     seen = []
 

@@ -25,6 +25,7 @@ from support import (
     run_script,
     sees_blocking,
     spin_until,
+    unpreempted,
 )
 from test_cli import gmpy_rt as command
 
@@ -321,9 +322,8 @@ def test_a_g_kept_runnable_for_50_ms_is_seen_to_wait_for_so_long(traced):
         return g.result(PATIENCE)
 
     seen = traced(main, procs=1)
-    run, *_ = seen.runs(
-        seen.result
-    )  # more where the machine stopped its M in mid-run: it was preempted
+    # More where the machine stopped its M in mid-run: it was preempted.
+    run, *_ = seen.runs(seen.result)
     least = (times["parks"] - times["made"]) / 1000
     most = (times["runs"] - times["before"]) / 1000
     assert 50_000 <= least - 2 <= run["args"]["waited_us"] <= most + 2
@@ -370,9 +370,10 @@ def test_seven_gs_stranded_behind_a_blocked_m_are_seen(traced):
                 chan.send(0)
             return False
         ids.extend(g.id for g in mine)
-        for _ in mine:
-            chan.send(0)  # they can run now, but only on this M
-        return release.wait(PATIENCE)
+        with unpreempted():
+            for _ in mine:
+                chan.send(0)  # they can run now, but only on this M
+            return release.wait(PATIENCE)
 
     def main() -> None:
         while not rt.go(attempt).result(PATIENCE):
