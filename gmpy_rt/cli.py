@@ -158,7 +158,11 @@ def _demo(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     _check_run(args)
-    return _run_code(args, *_load_script(args))
+    script = _load_script(args)
+    try:
+        return _run_code(args, *script)
+    except Exception as error:
+        return _report(error, script[0])
 
 
 def _check_run(args: argparse.Namespace) -> None:
@@ -178,18 +182,15 @@ def _check_run(args: argparse.Namespace) -> None:
 def _run_code(args: argparse.Namespace, code: CodeType, namespace: dict[str, Any]) -> int:
     from . import run
 
-    try:
-        ending = run(
-            _script_g,
-            code,
-            namespace,
-            procs=args.procs,
-            affinity=args.affinity,
-            policy=args.policy,
-            reserve=args.reserve,
-        )
-    except Exception as error:
-        return _report(error, code)
+    ending = run(
+        _script_g,
+        code,
+        namespace,
+        procs=args.procs,
+        affinity=args.affinity,
+        policy=args.policy,
+        reserve=args.reserve,
+    )
     if ending is not None:
         raise ending
     return 0
@@ -241,11 +242,10 @@ def _trace(args: argparse.Namespace) -> int:
     try:
         if as_main:
             return _run_code(args, *script)
-        try:
-            exec(*script)
-        except Exception as error:
-            return _report(error, script[0])
+        exec(*script)
         return 0
+    except Exception as error:
+        return _report(error, script[0])
     finally:
         if os.getpid() == parent:  # the trace isn't a forked child's
             _end_trace(args, traced)

@@ -84,6 +84,7 @@ def test_error_in_the_script_is_shown_as_python_does(tmp_path: Path, command: li
     assert done.returncode == plain.returncode == 1
     assert plain.stderr in done.stderr and "Traceback" not in done.stderr.replace(plain.stderr, "")
     assert f'File "{script}", line 2, in broken' in done.stderr
+    assert plain.stderr.rstrip().endswith("ZeroDivisionError: division by zero")
 
 
 def test_missing_script_names_it(tmp_path: Path) -> None:
