@@ -405,10 +405,6 @@ static void sleep_until_given(m *mp) {
     }
 }
 
-static void check_deadlock(void) {
-    if (sched_deadlocked()) S.ops.idle();
-}
-
 /* Is there anything that mp could start? */
 static bool fresh_for(m *mp) {
     return !mp->no_fresh && (mp->latency ? globq_len(&S.latq) != 0 : fresh_anywhere());

@@ -41,12 +41,13 @@ static inline uint64_t cur_id(m *mp) {
  * count_outside_end. */
 bool count_outside(void);
 void count_outside_end(void);
-void check_last(void); /* tells a draining host when nothing lives any more */
+void check_last(void);     /* tells a draining host when nothing lives any more */
+void check_deadlock(void); /* tells the host when every g waits and nothing can wake one */
 
 /* sched_stop waits until no visitor is left: for threads that make an M which it has to
  * join, and for plain threads that are still inside a wake-up when the g that they woke, its
  * M and everybody else have already ended. */
 static inline void visit(void) { atomic_fetch_add(&S.visitors, 1); }
-static inline void visit_end(void) { atomic_fetch_sub(&S.visitors, 1); }
+void visit_end(void);
 
 #endif

@@ -101,8 +101,19 @@ void sched_external(int32_t by) {
     /* The g that the call woke may have parked for good before this count fell: then its M saw a
      * call under way, and nobody else looks again. */
     if (atomic_fetch_add(&external, (uint32_t)by) + (uint32_t)by || !sched_look()) return;
-    if (sched_deadlocked()) S.ops.idle();
+    check_deadlock();
     sched_look_end();
+}
+
+/* The same holds for a g that a visitor made or woke. */
+void visit_end(void) {
+    bool look = sched_look();
+    if (atomic_fetch_sub(&S.visitors, 1) == 1 && look && sched_all_idle()) check_deadlock();
+    if (look) sched_look_end();
+}
+
+void check_deadlock(void) {
+    if (sched_deadlocked()) S.ops.idle();
 }
 
 bool sched_deadlocked(void) {

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include "../idle.h"
 #include "host.h"
 
 static _Atomic uint64_t done;
@@ -642,6 +643,22 @@ static void a_deadlock_is_told(void) {
     }
 }
 
+/* Seen once, under ThreadSanitizer: the last g had parked for good while the thread that made it was
+ * still inside sched_go. Its M saw a visitor, and nobody looked again. */
+static void a_deadlock_is_told_by_a_plain_thread_that_leaves_last(void) {
+    begin(1, POLICY_GO);
+    store_seq(&host_idles, 0);
+    visit();
+    task *t = host_go(step_wait_for_nothing, 0, NULL);
+    while (g_status(t->gp) != G_WAITING || !sched_all_idle()) sched_yield();
+    while (S.ops.state(load_relaxed(&t->gp->m)) != HOST_DETACHED) sched_yield();
+    CHECK_EQ(load_seq(&host_idles), 0);
+    visit_end();
+    CHECK_EQ(load_seq(&host_idles), 1);
+    CHECK(task_cancel(t));
+    host_stop();
+}
+
 /* No moment of a sleeper's wake-up may look like a deadlock. */
 static _Atomic bool watching;
 static void watch_deadlock(int index) {
@@ -750,6 +767,7 @@ int main(void) {
     RUN(procs_go_up_and_down_under_load);
     RUN(retired_ps_give_their_gs_away);
     RUN(a_deadlock_is_told);
+    RUN(a_deadlock_is_told_by_a_plain_thread_that_leaves_last);
     RUN(a_wakeup_under_way_is_no_deadlock);
     RUN(stopping_waits_for_who_looks);
     RUN(a_lost_wakeup_is_made_up_for_and_told); /* last: from here on it is told */
