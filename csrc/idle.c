@@ -104,17 +104,20 @@ static m *midle_get(bool latency) {
     return mp && mp->latency == latency && mp->state == M_IDLE && !mp->no_fresh ? mp : NULL;
 }
 
-/* Gives pp to a sleeping mp. Returns how to wake it: do that after unlocking. */
-static bool give(m *mp, p *pp) {
+/* Gives pp to a sleeping mp. To be woken: unlock_and_wake. */
+static void give(m *mp, p *pp) {
     assert(mp->state == M_IDLE || mp->state == M_WANTP);
     assert(load_relaxed(&pp->status) == P_RUNNING && !mp->nextp);
     midle_remove(mp);
     mp->state = M_RUN;
     mp->nextp = pp;
-    return mp->polling;
 }
 
-static void wake_m(m *mp, bool polling) {
+/* Ends the hold of sched.lock under which mp was given a P, or was not. */
+static void unlock_and_wake(m *mp, bool given) {
+    bool polling = mp->polling;
+    mutex_unlock(&S.lock);
+    if (!given) return;
     if (polling)
         netpoll_break();
     else
@@ -221,9 +224,8 @@ static void startm(p *pp, bool spinning, bool latency) {
     m *mp = midle_get(latency);
     if (mp) {
         mp->spinning = spinning;
-        bool polling = give(mp, pp);
-        mutex_unlock(&S.lock);
-        wake_m(mp, polling);
+        give(mp, pp);
+        unlock_and_wake(mp, true);
         return;
     }
     mutex_unlock(&S.lock);
@@ -291,9 +293,7 @@ void sched_handoffp(p *pp, bool latency_first) {
 /* mp has a runnable g and, a moment ago, no P. */
 void need_p(m *mp) {
     mutex_lock(&S.lock);
-    bool given = mp->state == M_IDLE && p_or_token(mp, true), polling = mp->polling;
-    mutex_unlock(&S.lock);
-    if (given) wake_m(mp, polling);
+    unlock_and_wake(mp, mp->state == M_IDLE && p_or_token(mp, true));
 }
 
 /* ---------------------------------------------------------------- left behind */
@@ -464,14 +464,10 @@ void serve_token(m *mp, m *to) {
     p *pp = load_relaxed(&mp->p);
     mutex_lock(&S.lock);
     to->token_queued = false;
-    if (to->state != M_WANTP) { /* it found a P by itself meanwhile */
-        mutex_unlock(&S.lock);
-        return;
-    }
-    if (p_or_token(to, false)) {
-        bool polling = to->polling;
-        mutex_unlock(&S.lock);
-        wake_m(to, polling);
+    bool waits = to->state == M_WANTP; /* it may have found a P by itself meanwhile */
+    bool given = waits && p_or_token(to, false);
+    if (!waits || given) {
+        unlock_and_wake(to, given);
         return;
     }
     count_add(&pp->stat.tokens, 1);
@@ -485,9 +481,8 @@ void serve_token(m *mp, m *to) {
         p_or_token(mp, true);
     else if (!mp->no_fresh)
         midle_put(mp);
-    bool polling = give(to, pp);
-    mutex_unlock(&S.lock);
-    wake_m(to, polling);
+    give(to, pp);
+    unlock_and_wake(to, true);
     if (spinning) { /* mp has not looked round since others may have relied on that */
         atomic_fetch_sub(spinners(mp), 1);
         look_again();

@@ -119,11 +119,14 @@ static bool spread(m *mp, g *gp, int64_t now) {
     return mine >= least + SPREAD_LEAD;
 }
 
-static void leave_to_others(p *pp, g *gp) {
+/* The fresh gp that mp has taken, or NULL if it is left to others. */
+static g *keep(m *mp, p *pp, g *gp, int64_t now) {
+    if (mp->latency || !spread(mp, gp, now)) return gp;
     count_add(&pp->stat.spread, 1);
     globq_put_one(&S.globq, &gp->link);
     atomic_thread_fence(memory_order_seq_cst);
     sched_wakep();
+    return NULL;
 }
 
 /* Starts gp, whose function has blocked its M before, on an M of its own: nothing else will
@@ -207,12 +210,7 @@ static g *pick_global(m *mp, p *pp, int64_t now, bool one, bool *again) {
     qlink *l = globq_get_batch(q, one || mp->latency ? 1 : share, &pp->runq);
     if (!l) return NULL;
     count_add(&pp->stat.globq_takes, 1);
-    if (!l->is_token) {
-        g *gp = containerof(l, g, link);
-        if (mp->latency || !spread(mp, gp, now)) return gp;
-        leave_to_others(pp, gp);
-        return NULL;
-    }
+    if (!l->is_token) return keep(mp, pp, containerof(l, g, link), now);
     if (boundq_len(&mp->bound) && now - mp->p_since < TOKEN_QUANTUM) {
         globq_put_one(q, l);
         return NULL;
@@ -222,13 +220,20 @@ static g *pick_global(m *mp, p *pp, int64_t now, bool one, bool *again) {
     return NULL;
 }
 
+/* In their turn: the P's own, else one from the global queue before the bound ones'. By the look
+ * that every 61st pick begins with, as Go's, one of those started in 61 slices of the others, or
+ * calls of gosched(). With no bound g's there are no turns, and the policy has the order. */
+static g *pick_fresh(m *mp, p *pp, int64_t now, bool *again) {
+    if (mp->no_fresh || mp->latency) return NULL;
+    g *gp = runq_get(&pp->runq);
+    if (gp) return keep(mp, pp, gp, now);
+    if (boundq_len(&mp->bound) == 0 || policy_skips_global(pp, now)) return NULL;
+    return pick_global(mp, pp, now, false, again);
+}
+
 /* Bound and fresh g's in turns: neither kind can starve the other. A turn is bounded in
- * picks and in time, and while fresh g's end without parking they run without a switch. Where the
- * P has none, it is the turn of those in the global queue, before the bound ones': by the look that
- * every 61st pick begins with, as Go's, one of them started in 61 slices of the others, or calls of
- * gosched(). */
+ * picks and in time, and while fresh g's end without parking they run without a switch. */
 static g *pick_in_turns(m *mp, p *pp, int64_t now, bool *again) {
-    g *gp = NULL;
     if (mp->fresh_first || mp->streak >= TURN_PICKS || now - mp->turn_since > TURN_NS) {
         mp->turn = mp->fresh_first || mp->turn == TURN_BOUND ? TURN_FRESH : TURN_BOUND;
         mp->fresh_first = false;
@@ -236,18 +241,8 @@ static g *pick_in_turns(m *mp, p *pp, int64_t now, bool *again) {
         mp->turn_since = now;
     }
     for (int tries = 0; tries < 2; tries++) {
-        if (mp->turn == TURN_BOUND)
-            gp = boundq_pop(&mp->bound);
-        else if (!mp->no_fresh && !mp->latency) {
-            gp = runq_get(&pp->runq);
-            if (gp && spread(mp, gp, now)) {
-                leave_to_others(pp, gp);
-                gp = NULL;
-            } else if (!gp && tries == 0 && boundq_len(&mp->bound) && !policy_skips_global(pp, now)) {
-                gp = pick_global(mp, pp, now, false, again);
-                if (*again) return NULL;
-            }
-        }
+        g *gp = mp->turn == TURN_BOUND ? boundq_pop(&mp->bound) : pick_fresh(mp, pp, now, again);
+        if (*again) return NULL;
         if (gp) {
             mp->streak++;
             return gp;
