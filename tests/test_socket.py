@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import PATIENCE, is_parked, poll_until
+from support import PATIENCE, is_parked, poll_until, unpreempted
 
 import gmpy_rt
 from gmpy_rt import Cancelled, Chan, G, go, run, sleep, socket
@@ -292,6 +292,37 @@ def test_the_default_timeout_is_honoured() -> None:
     run(main)
 
 
+@pytest.mark.parametrize("how", ["recv", "recvmsg"])
+def test_what_came_in_time_is_no_timeout_though_nobody_looked(how: str) -> None:
+    """The timers come before the network: main keeps the only P until both are due."""
+
+    def main() -> None:
+        in_time = 0
+        for _ in range(100):
+            with pair() as (a, b):
+                b.settimeout(0.005)
+                began = time.monotonic()
+                reader = go(getattr(b, how), 10)
+                parked(reader)
+                with unpreempted():
+                    a.sendall(b"x")
+                    sent = time.monotonic() - began
+                    while time.monotonic() < began + 0.008:
+                        pass
+                if sent >= 0.005:
+                    reader.join(PATIENCE)
+                    reader.exception()
+                    continue
+                got = reader.result(PATIENCE)
+                assert (got if how == "recv" else got[0]) == b"x"
+                in_time += 1
+                if in_time == 10:
+                    return
+        raise AssertionError("the machine was never quick enough")
+
+    run(main, procs=1)
+
+
 def test_a_cancelled_reader_leaves_the_line_and_the_next_is_served(procs: int) -> None:
     def main() -> None:
         with pair() as (a, b):
@@ -371,9 +402,10 @@ def test_two_readers_in_loops_take_turns() -> None:
             turns: list[str] = []
 
             def read(name: str) -> None:
-                for _ in range(50):
-                    b.recv(1)
-                    turns.append(name)
+                with unpreempted():  # who yields between two reads isn't in the line
+                    for _ in range(50):
+                        b.recv(1)
+                        turns.append(name)
 
             gs = [go(read, "x"), go(read, "y")]
             parked(*gs)

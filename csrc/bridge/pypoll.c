@@ -17,7 +17,7 @@
 
 #include "../netpoll.h"
 
-enum { SCRATCH = 64 * 1024 };
+enum { SCRATCH = 64 * 1024, TIMED_OUT = 1 };
 
 typedef struct {
     PyObject_HEAD
@@ -124,12 +124,13 @@ static int thread_wait(PyPoll *self, int mode, int64_t deadline) {
     }
 }
 
-/* The wait that was begun on the line or for an edge is over. 0, or -1 with an exception set. */
+/* The wait that was begun on the line or for an edge is over. 0, TIMED_OUT, or -1 with an exception
+ * set. */
 static out_of_line int slept(PyPoll *self, pd *d, int mode, int why, waiter *w) {
     if (why == WAKE_OK) return 0;
     if (why == WAKE_CLOSED) return closed_error(self);
     netpoll_unwait(d, mode, w);
-    return why == WAKE_TIMEOUT ? timeout_error() : -1;
+    return why == WAKE_TIMEOUT ? TIMED_OUT : -1;
 }
 
 static inline int sleep_on(PyPoll *self, pd *d, int mode, g *gp, int64_t deadline) {
@@ -147,10 +148,13 @@ static out_of_line pd *hold(PyPoll *self, int mode, int64_t deadline) {
     case POLL_CLOSED: closed_error(self); return NULL;
     case POLL_PARK: break;
     }
-    return sleep_on(self, d, mode, gp, deadline) < 0 ? NULL : d;
+    int slept = sleep_on(self, d, mode, gp, deadline);
+    if (slept == TIMED_OUT) timeout_error();
+    return slept ? NULL : d;
 }
 
-/* Sleeps until something happened on the fd since `state`. 0, or -1 with an exception. In a G. */
+/* Sleeps until something happened on the fd since `state`. 0, TIMED_OUT, or -1 with an exception
+ * set. In a G. */
 static out_of_line int await_edge(PyPoll *self, pd *d, int mode, uint64_t state, int64_t deadline) {
     g *gp = current_g();
     switch (netpoll_wait(d, mode, state, &gp->parker, &gp->waiter)) {
@@ -172,11 +176,12 @@ static inline bool short_means_drained(PyPoll *self, int flags) {
     return self->drains && !(flags & (MSG_PEEK | MSG_OOB | MSG_TRUNC));
 }
 
-/* The operation of who holds the line. Returns what a->op did, or -1 with an exception set. */
+/* The operation of who holds the line. Returns what a->op did, or -1 with an exception set. A last
+ * try comes after the timeout: the event may have come in time, and nobody had a CPU to look. */
 static inline __attribute__((always_inline)) ssize_t held_io(PyPoll *self, pd *d, io *a) {
-    for (;;) {
+    for (bool last = false;;) {
         uint64_t state = netpoll_state(d, a->mode);
-        if (netpoll_ready(state)) {
+        if (netpoll_ready(state) || last) {
             ssize_t n = attempt(self, a);
             if (likely(n >= 0)) {
                 if (a->stream && (size_t)n < a->len && n > 0 && short_means_drained(self, a->flags))
@@ -186,9 +191,12 @@ static inline __attribute__((always_inline)) ssize_t held_io(PyPoll *self, pd *d
             int err = errno;
             if (err == ECONNABORTED && a->op == op_accept) continue; /* that client gave up: the next */
             if (!would_block(err)) return failed(self, err);
+            if (last) return timeout_error();
             netpoll_drained(d, a->mode, state);
         }
-        if (await_edge(self, d, a->mode, state, a->deadline) < 0) return -1;
+        int slept = await_edge(self, d, a->mode, state, a->deadline);
+        if (slept < 0) return -1;
+        last = slept == TIMED_OUT;
     }
 }
 
@@ -469,14 +477,20 @@ static PyObject *poll_call(PyPoll *self, PyObject *const *args, Py_ssize_t nargs
     }
     pd *d = hold(self, mode, deadline);
     if (!d) return NULL;
-    for (;;) {
+    for (bool last = false;;) { /* as held_io */
         uint64_t state = netpoll_state(d, mode);
-        if (netpoll_ready(state)) {
+        if (netpoll_ready(state) || last) {
             r = call_once(self, mode, probe, wait, call, nargs - 3);
             if (r || PyErr_Occurred()) break;
+            if (last) {
+                timeout_error();
+                break;
+            }
             netpoll_drained(d, mode, state);
         }
-        if (await_edge(self, d, mode, state, deadline) < 0) break;
+        int slept = await_edge(self, d, mode, state, deadline);
+        if (slept < 0) break;
+        last = slept == TIMED_OUT;
     }
     netpoll_leave(d, mode);
     return r;
