@@ -43,6 +43,9 @@ bool count_outside(void);
 void count_outside_end(void);
 void check_last(void);     /* tells a draining host when nothing lives any more */
 void check_deadlock(void); /* tells the host when every g waits and nothing can wake one */
+/* The same, for who has woken a g and holds no P: that g may have parked for good while its waker
+ * still counted as one who could wake somebody, and its M looked in vain. */
+void check_standstill(void);
 
 /* sched_stop waits until no visitor is left: for threads that make an M which it has to
  * join, and for plain threads that are still inside a wake-up when the g that they woke, its

@@ -108,8 +108,12 @@ void sched_external(int32_t by) {
 /* The same holds for a g that a visitor made or woke. */
 void visit_end(void) {
     bool look = sched_look();
-    if (atomic_fetch_sub(&S.visitors, 1) == 1 && look && sched_all_idle()) check_deadlock();
+    if (atomic_fetch_sub(&S.visitors, 1) == 1 && look) check_standstill();
     if (look) sched_look_end();
+}
+
+void check_standstill(void) {
+    if (sched_all_idle()) check_deadlock();
 }
 
 void check_deadlock(void) {
@@ -118,14 +122,15 @@ void check_deadlock(void) {
 
 bool sched_deadlocked(void) {
     mutex_lock(&S.lock);
-    /* In this order: a timer that fires, an event that is dispatched and a plain thread's
-     * go() count until the g is in a queue. */
-    bool dead = sched_all_idle() && globq_len(&S.globq) == 0 && globq_len(&S.latq) == 0 &&
-                load_seq(&external) == 0 && netpoll_waiters() == 0 && sched_next_timer() == INT64_MAX &&
-                sched_live() > 0 && load_seq(&S.visitors) == 0;
+    /* First those who may wake one, then the queues: a timer that fires, an event that is
+     * dispatched and a plain thread's go() count until the g is in a queue. No P leaves the idle
+     * ones meanwhile, so it stays there. */
+    bool dead = sched_all_idle() && load_seq(&external) == 0 && netpoll_waiters() == 0 &&
+                sched_next_timer() == INT64_MAX && sched_live() > 0 && load_seq(&S.visitors) == 0;
     for (uint32_t i = 0; dead && i < S.maxp; i++)
-        dead = load_seq(&load_relaxed(&S.allp[i])->timers.firing) == 0 &&
-               runq_empty(&load_relaxed(&S.allp[i])->runq);
+        dead = load_seq(&load_relaxed(&S.allp[i])->timers.firing) == 0;
+    dead = dead && globq_len(&S.globq) == 0 && globq_len(&S.latq) == 0;
+    for (uint32_t i = 0; dead && i < S.maxp; i++) dead = runq_empty(&load_relaxed(&S.allp[i])->runq);
     for (uint32_t i = 0; dead && i < load_relaxed(&S.nm); i++) {
         m *mp = load_acquire(&S.allm[i]);
         if (mp) dead = boundq_len(&mp->bound) == 0;
@@ -164,6 +169,7 @@ uint32_t sched_set_procs(uint32_t n) {
         wake_latency();
         sched_wakep();
     }
+    check_standstill(); /* whoever looked while an idle P was moved took it for a busy one */
     return old;
 }
 
@@ -185,7 +191,8 @@ uint32_t sched_set_reserve(uint32_t n) {
     sysmon_wake(); /* who holds a P that isn't for him any more */
     wake_latency();
     for (uint32_t i = n; i < old; i++) sched_wakep();
-    sched_wakep(); /* what it gave away */
+    sched_wakep();      /* what it gave away */
+    check_standstill(); /* as above */
     return old;
 }
 

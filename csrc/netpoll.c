@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "g.h"
+#include "scheduler.h"
 #include "trace.h"
 
 enum { CHUNK_PD = 256, MAX_CHUNKS = 1 << 14, BATCH = 128 };
@@ -145,6 +146,8 @@ void netpoll_close(pd *d) {
     struct epoll_event ev = {0};
     epoll_ctl(epfd, EPOLL_CTL_DEL, d->fd, &ev);
     close_own(d);
+    bool outside = !sched_self; /* who then has to look whether those it woke wait again, for good */
+    if (outside) sched_external(1);
     for (int mode = 0; mode < 2; mode++)
         for (waiter *w;;) {
             mutex_lock(&d->lock);
@@ -153,6 +156,7 @@ void netpoll_close(pd *d) {
             if (!w) break;
             wake(w);
         }
+    if (outside) sched_external(-1);
 }
 
 void netpoll_free(pd *d) {
