@@ -162,12 +162,13 @@ uint32_t gmpy_g_stats(gmpy_gstat *out, uint32_t max, uint32_t *at) {
         uint32_t status = g_status(gp);
         m *mp = load_acquire(&gp->m); /* after the status, as below */
         if (status == G_IDLE || status == G_DEAD) continue;
+        uint8_t reason = load_acquire(&gp->reason); /* before it is set, wait_since is an old one */
         out[n++] = (gmpy_gstat){
             .id = gp->id,
             .status = status,
-            .reason = load_relaxed(&gp->reason),
+            .reason = reason,
             .m = mp ? (int64_t)mp->id : -1,
-            .wait_ns = status == G_WAITING ? now - gp->wait_since : 0,
+            .wait_ns = status == G_WAITING && reason ? now - load_relaxed(&gp->wait_since) : 0,
         };
     }
     sched_look_end();
@@ -264,7 +265,13 @@ void gmpy_stat_read(gmpy_stat *out, int walk) {
 
 int gmpy_policy_by_name(const char *name) { return policy_by_name(name); }
 const char *gmpy_policy_name(uint32_t policy) { return policy_name(policy); }
-int gmpy_deadlocked(void) { return sched_deadlocked(); }
+/* 0, or the standstill's number: as long as it is the same, no g has run in between. */
+uint64_t gmpy_deadlocked(void) {
+    if (!sched_deadlocked()) return 0;
+    uint64_t runs = 0;
+    for (uint32_t i = 0; i < S.maxp; i++) runs += load_relaxed(&load_relaxed(&S.allp[i])->stat.schedtick);
+    return runs + 1;
+}
 
 const char *gmpy_left_told(void) { return sched_left_told(); }
 

@@ -88,7 +88,7 @@ const char *gmpy_m_doing(uint32_t doing);
 uint32_t gmpy_g_stats(gmpy_gstat *out, uint32_t max, uint32_t *at);
 int gmpy_policy_by_name(const char *name);
 const char *gmpy_policy_name(uint32_t policy);
-int gmpy_deadlocked(void);
+uint64_t gmpy_deadlocked(void);
 const char *gmpy_left_told(void);
 void gmpy_tune(int64_t spin_ns, int64_t steal_grace_ns);
 void gmpy_hunger_look(gmpy_hunger *h);

@@ -103,6 +103,8 @@ class _Runtime:
         _preemption_off()
         for before in self.wakeup_before:
             signal.set_wakeup_fd(before)
+            with contextlib.suppress(BlockingIOError):
+                self._signalled()  # what came since the last wait
         _active = None
         _claim.pop("runtime", None)
 
@@ -287,14 +289,23 @@ def _wait_for_main(runtime: _Runtime, main: G[Any]) -> None:
                 runtime.wait(timeout)
                 if tuner is not None:
                     tuner.tick()
-                if not main.done() and lib.gmpy_deadlocked() and not _foreign_threads():
+                if not main.done() and _is_deadlock():
                     _raise_deadlock(main)
             return
         except KeyboardInterrupt as exc:
+            if main.done():
+                raise  # nobody else would
             if main._interrupt(exc):
                 _still_waiting(runtime, "main hasn't come to where it can be interrupted")
             else:
                 runtime.told = False
+
+
+def _is_deadlock() -> bool:
+    """A thread that is gone may have woken a G before it went. So: everybody waits, no thread could
+    end that, and no G has run meanwhile."""
+    standstill = lib.gmpy_deadlocked()
+    return bool(standstill and not _foreign_threads() and lib.gmpy_deadlocked() == standstill)
 
 
 def _foreign_threads() -> list[threading.Thread]:
@@ -343,16 +354,20 @@ def _drain(runtime: _Runtime) -> None:
 
 
 def _still_waiting(runtime: _Runtime, what: str) -> None:
-    """Tells whom the run waits for. The second time, as Ctrl-C was pressed again: ends the process
-    as if there were no handler."""
-    if runtime.told:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGINT)
-    runtime.told = True
-    print(f"gmpy_rt: {what}; Ctrl-C ends the process:", file=sys.stderr)
-    from .dump import dump
+    """Tells whom the run waits for. When Ctrl-C is pressed again, then or meanwhile: ends the
+    process as if there were no handler."""
+    if not runtime.told:
+        runtime.told = True
+        try:
+            print(f"gmpy_rt: {what}; Ctrl-C ends the process:", file=sys.stderr)
+            from .dump import dump
 
-    dump()
+            dump()
+            return
+        except KeyboardInterrupt:
+            pass
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def gomaxprocs(n: int | None = None) -> int:

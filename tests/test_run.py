@@ -400,6 +400,41 @@ def test_deadlock_is_found_although_blocking_has_idle_threads():
         rt.run(main)
 
 
+@pytest.mark.parametrize("procs", [1, 2])
+def test_deadlock_is_found_after_a_timer_that_woke_nobody(procs):
+    """Until it fires, it might. What it brings is held back by a shield."""
+
+    def main():
+        with rt.timeout(0.05), rt.shield():
+            rt.Chan().recv()
+
+    with pytest.raises(rt.DeadlockError):
+        rt.run(main, procs=procs)
+
+
+def test_a_thread_that_wakes_main_and_ends_leaves_no_deadlock(monkeypatch):
+    """run() has seen that everybody waits; before it asks which threads there are, this one wakes
+    main and is gone."""
+    ch = rt.Chan()
+    release = threading.Event()
+    thread = threading.Thread(target=lambda: (release.wait(PATIENCE), ch.send("from outside")))
+    ask = runtime._foreign_threads
+
+    def foreign_threads():
+        release.set()
+        thread.join(PATIENCE)
+        return ask()
+
+    def main():
+        value = ch.recv()
+        rt.sleep(0.3)
+        return value
+
+    monkeypatch.setattr(runtime, "_foreign_threads", foreign_threads)
+    thread.start()
+    assert rt.run(main, procs=1) == "from outside"
+
+
 # ---------------------------------------------------------------- nothing stays behind
 
 
@@ -428,7 +463,8 @@ def test_many_runs_leave_no_thread_behind():
     before = native_threads()
     for _ in range(10):
         rt.run(lambda: [rt.go(int).join() for _ in range(10)], procs=4)
-    assert native_threads() <= before
+    # A thread is joined a moment before the kernel forgets it.
+    poll_until(lambda: native_threads() <= before)
 
 
 def test_a_call_that_outlives_its_run_hides_no_deadlock_in_a_later_one():
