@@ -94,7 +94,9 @@ static PyObject *g_get_m(PyG *self, void *Py_UNUSED(c)) {
     return PyLong_FromUnsignedLong(mp->id);
 }
 static PyObject *g_get_waiting(PyG *self, void *Py_UNUSED(c)) {
-    if (g_status(self->gp) != G_WAITING) return PyFloat_FromDouble(0.0);
+    /* Without a reason it hasn't entered the core yet, and wait_since is that of its last wait. */
+    if (g_status(self->gp) != G_WAITING || load_acquire(&self->gp->reason) == WAIT_NONE)
+        return PyFloat_FromDouble(0.0);
     int64_t ns = nanotime() - load_relaxed(&self->gp->wait_since);
     return PyFloat_FromDouble(ns > 0 ? (double)ns / 1e9 : 0.0); /* the clocks of two CPUs may differ */
 }

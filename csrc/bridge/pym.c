@@ -169,7 +169,7 @@ static out_of_line int64_t park_begin(g *gp, int64_t deadline, uint8_t reason) {
     int64_t now = nanotime();
     store_relaxed(&gp->wait_since, now);
     store_relaxed(&gp->ran_ns, 0);
-    store_relaxed(&gp->reason, reason);
+    store_release(&gp->reason, reason); /* whoever sees it sees since when */
     count_add(&pp->stat.parks, 1);
     /* Order: the wait has begun (seq_cst), then the look at cancel; interrupt_g sets cancel,
      * then looks for a wait. */
