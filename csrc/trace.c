@@ -286,9 +286,10 @@ int trace_start(int fd, uint32_t limit) {
     if (!err) {
         T.active = true;
         read_counters(T.counts[0]);
+        bool exact = quiesce(); /* what has been counted by now isn't traced */
         T.sum.begin = nanotime();
         store_seq(&trace_on, true);
-        T.sum.exact = quiesce();
+        T.sum.exact = quiesce() && exact;
         read_counters(T.counts[1]);
     }
     pthread_mutex_unlock(&T.control);
