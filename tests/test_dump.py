@@ -67,15 +67,16 @@ def test_a_dump_of_many_that_run_and_park_is_whole():
 @in_runtime
 def test_a_cycle_is_named():
     a, b = rt.Lock(), rt.RLock()
+    both = rt.Barrier(2)  # each holds its first lock before it asks for the other's
 
     def one():
         with a:
-            rt.sleep(0.01)
+            both.wait(PATIENCE)
             b.acquire()
 
     def two():
         with b:
-            rt.sleep(0.01)
+            both.wait(PATIENCE)
             a.acquire()
 
     gs = [rt.go(one), rt.go(two)]

@@ -21,6 +21,7 @@ from support import (
     run_script,
     sees_blocking,
     spin_until,
+    unpreempted,
 )
 
 import gmpy_rt as rt
@@ -229,9 +230,10 @@ def test_gs_may_start_gs_in_depth():
 @on_one_p
 def test_cancel_of_a_fresh_g_means_that_it_never_runs():
     ran = []
-    g = rt.go(ran.append, 1)
-    assert g.state == "new"
-    assert g.cancel() is True
+    with unpreempted():  # it would begin where this G is preempted
+        g = rt.go(ran.append, 1)
+        assert g.state == "new"
+        assert g.cancel() is True
     assert isinstance(g.exception(PATIENCE), rt.Cancelled)
     assert ran == []
 
@@ -543,7 +545,9 @@ def test_an_argument_whose_finalizer_waits_is_cancelled_with_its_g():
         assert not g.done()
 
     with warnings_of_finalizers():
-        rt.run(main)
+        # On another M than its maker's the G would leave the arguments to that one's thread, by
+        # biased reference counting: the finalizer could run in main, and wait there.
+        rt.run(main, procs=1)
 
 
 @sees_blocking

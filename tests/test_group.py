@@ -81,7 +81,8 @@ def test_a_cancelled_child_is_no_failure():
 
 @in_runtime
 def test_cancelling_the_parent_cancels_and_awaits_the_children():
-    ended = []
+    """Not before the child is parked: one that hasn't begun ends without its finally."""
+    children, ended = [], []
 
     def child():
         try:
@@ -93,19 +94,20 @@ def test_cancelling_the_parent_cancels_and_awaits_the_children():
 
     def parent(in_body):
         with rt.TaskGroup() as tg:
-            tg.go(child)
+            children.append(tg.go(child))
             if in_body:
                 rt.sleep(PATIENCE)
 
     for in_body in (True, False):
         g = rt.go(parent, in_body)
-        poll_until(lambda g=g: is_parked(g))
-        rt.sleep(0.005)
+        poll_until(lambda g=g: is_parked(g) and is_parked(children[-1]))
         g.cancel()
         assert isinstance(g.exception(PATIENCE), rt.Cancelled)
     assert ended == [1, 1]
-    with pytest.raises(TimeoutError), rt.timeout(0.01):
-        parent(False)
+    with pytest.raises(TimeoutError), rt.timeout(None) as scope, rt.TaskGroup() as tg:
+        g = tg.go(child)
+        poll_until(lambda: is_parked(g))
+        scope.reschedule(0.01)
     assert ended == [1, 1, 1]
 
 
@@ -207,11 +209,19 @@ def test_map_keeps_order_and_limit():
 
 @in_runtime
 def test_as_completed_gives_the_fast_ones_first_and_may_be_left():
+    """Who is fast, gates say and not the clock: it wouldn't know whom the machine stops."""
     before = rt.num_goroutine()
+    gates = [rt.Event() for _ in range(3)]
+
+    def call(i):
+        assert gates[i].wait(PATIENCE)
+        return i
+
     with excepthook_calls() as failed:
-        results = rt.map_as_completed(lambda s: (rt.sleep(s), s)[1], [PATIENCE, 0.01, 0.001])
-        assert next(results) == 0.001
-        assert next(results) == 0.01
+        results = rt.map_as_completed(call, range(3))
+        for i in (2, 1):
+            gates[i].set()
+            assert next(results) == i
         results.close()
         poll_until(lambda: rt.num_goroutine() == before)
     assert not failed  # its own G was cancelled, and that is no failure

@@ -28,7 +28,7 @@ from support import (
 from test_g import in_runtime, on_one_p
 
 import gmpy_rt as rt
-from gmpy_rt import _door, _profile_samples, pprof, socket
+from gmpy_rt import _door, _profile_samples, metrics, pprof, socket
 from gmpy_rt._profile_proto import Frame, Profile, Sample, decode, encode
 
 # ---------------------------------------------------------------- helpers
@@ -383,7 +383,7 @@ def test_short_runs_are_in_the_sum():
 def test_nobody_ends_a_profile_of_another():
     def body():
         with pytest.raises(RuntimeError, match="somebody ended"):
-            pprof.cpu(0.1)
+            pprof.cpu(1)  # long enough that it is ended meanwhile, with little CPU too
         return True
 
     def main():
@@ -445,52 +445,57 @@ def test_a_deadlock_is_noticed_though_a_profile_is_being_taken():
 # ---------------------------------------------------------------- starvation
 
 
-def starve(wake, seconds: float, ticks: int) -> tuple[bytes, float, float]:
-    """A starvation profile while this G keeps those that wake() makes runnable waiting.
+def starve(seconds: float, parked: int = 0, fresh: int = 0) -> tuple[bytes, float, float]:
+    """A starvation profile while this G keeps so many waiting: woken ones, ones not yet started.
 
     Returns it, and how long they waited at least and at most: between the calls, by the clock.
-    ticks: that many looks happen meanwhile.
+    Three looks happen meanwhile. Without a GIL each stops the world. Where the machine then lets
+    this thread wait long for a CPU, before it has attached again, its M looks blocked: the P is
+    handed off, and it isn't the hog that is charged. Such an attempt doesn't count.
     """
-    start = time.monotonic()
-    pprof.start_starvation(1000)
-    profile = pprof._running["starvation"].profile
-    with unpreempted():  # else they'd get their turn
-        wake()
-        woken = time.monotonic()
-        spin_until(lambda: time.monotonic() - woken >= seconds and profile.pauses()[0] >= ticks)
-        stop = time.monotonic()
-        data = pprof.stop_starvation()
-        return data, stop - woken, time.monotonic() - start
+    name = "/sched/handoffs:events"
+
+    def attempt() -> tuple[bytes, float, float] | None:
+        event = rt.Event()
+        gs = parked_waiters(parked, event.wait)
+        start = time.monotonic()
+        pprof.start_starvation(1000)
+        profile = pprof._running["starvation"].profile
+        with unpreempted():  # else they'd get their turn
+            handoffs = metrics.read(name)[name]
+            event.set()
+            gs += [rt.go(int) for _ in range(fresh)]
+            woken = time.monotonic()
+            spin_until(lambda: time.monotonic() - woken >= seconds and profile.pauses()[0] >= 3)
+            stop = time.monotonic()
+            data = pprof.stop_starvation()
+            most = time.monotonic() - start
+            disturbed = metrics.read(name)[name] != handoffs
+        for g in gs:
+            g.result(PATIENCE)
+        return None if disturbed else (data, stop - woken, most)
+
+    return next(filter(None, (attempt() for _ in range(20))))
 
 
 @on_one_p
 def test_a_hog_is_charged_with_all_that_wait_for_its_m():
-    event = rt.Event()
-    waiters = parked_waiters(7, event.wait)
-    data, least, most = starve(event.set, 0.5, 3)
+    data, least, most = starve(0.5, parked=7)
     found = in_function(data, "starve", state="running", name="main") / 1e9
     assert 7 * least <= found <= 7 * most, pprof.folded(data)
     assert least >= 0.5  # so 3.5 s at least
-    for g in waiters:
-        g.result(PATIENCE)
 
 
 @on_one_p
 def test_a_hog_is_charged_with_fresh_gs_in_its_ps_queue():
-    gs = []
-    data, least, most = starve(lambda: gs.extend(rt.go(int) for _ in range(5)), 0.3, 3)
+    data, least, most = starve(0.3, fresh=5)
     assert 5 * least <= in_function(data, "starve") / 1e9 <= 5 * most, pprof.folded(data)
-    for g in gs:
-        g.result(PATIENCE)
 
 
 @on_one_p
 def test_one_g_that_waits_50_ms_is_50_ms():
-    event = rt.Event()
-    (waiter,) = parked_waiters(1, event.wait)
-    data, least, most = starve(event.set, 0.05, 3)
+    data, least, most = starve(0.05, parked=1)
     assert 0.05 <= least <= in_function(data, "starve") / 1e9 <= most
-    waiter.result(PATIENCE)
 
 
 @in_runtime
@@ -593,8 +598,8 @@ def test_a_g_that_has_not_started_is_shown_with_its_function():
     def fresh():
         pass
 
-    gs = [rt.go(fresh) for _ in range(3)]
-    with unpreempted():
+    with unpreempted():  # from before they're made: else they may have their turn before the look
+        gs = [rt.go(fresh) for _ in range(3)]
         data = pprof.goroutine()
     assert in_function(data, "fresh", state="runnable") == 3
     for g in gs:

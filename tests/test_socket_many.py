@@ -77,11 +77,12 @@ def test_ten_thousand_connections_leave_no_fd_and_no_g() -> None:
         server.result(PATIENCE)
         poll_until(lambda: gmpy_rt.stats().netpoll_waiters == 0)
 
+    run(int)  # the first one opens what a process keeps
     gc.collect()
     fds = process.num_fds()
     run(main, procs=2)
     gc.collect()
-    assert process.num_fds() <= fds + 2  # the epoll instance and its eventfd, if it was the first
+    assert process.num_fds() <= fds
 
 
 def test_many_gs_on_many_sockets(procs: int) -> None:
@@ -146,22 +147,23 @@ def test_gomaxprocs_changes_under_traffic() -> None:
         with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
             server = go(serve, listener)
             stop = False
+            answered = set()
 
-            def client() -> int:
-                n = 0
+            def client(number: int) -> None:
                 with socket.create_connection(listener.getsockname(), timeout=PATIENCE) as s:
                     while not stop:
                         s.sendall(b"ping")
                         assert s.recv(100) == b"ping"
-                        n += 1
-                return n
+                        answered.add(number)
 
-            gs = [go(client) for _ in range(20)]
+            gs = [go(client, i) for i in range(20)]
             for procs in (2, 1, 4, 1, 3, 2):
                 gmpy_rt.gomaxprocs(procs)
                 gmpy_rt.sleep(0.05)
+            poll_until(lambda: len(answered) == 20)
             stop = True
-            assert all(g.result(PATIENCE) > 0 for g in gs)
+            for g in gs:
+                g.result(PATIENCE)
         server.result(PATIENCE)
 
     run(main, procs=2)

@@ -174,6 +174,7 @@ class NeedsNothing(HTMLParser):
         assert tag != "script"
 
 
+@pytest.mark.deadline(180)  # 16 processes, one after the other
 def test_every_policy_and_number_of_ps_ends_in_table_json_and_page(tmp_path: Path) -> None:
     done = starve(
         "a", "hogs", "--scale", str(TINY), "--procs=1,2", "--peers=none", "--no-pictures",
