@@ -30,6 +30,7 @@ static void starved_gs_and_the_hog_are_found(void) {
     gmpy_hunger_look(&h);
     if (nanotime() - began < h.starving_ns) CHECK_EQ(h.starved, 0);
     pause_ns(50 * MILLISECOND);
+    while (load_relaxed(&S.allp[0]->stat.preempt_requests) == h.seen_requests) pause_ns(100 * MICROSECOND);
     gmpy_hunger_look(&h);
     int64_t longest = nanotime() - began;
     CHECK_EQ(h.goroutines, 8);

@@ -133,7 +133,7 @@ static enum step step_sleep_once(task *t, m *mp) {
 static void an_idle_p_counts_its_time(void) {
     host_start(2, POLICY_GO);
     int64_t start = nanotime();
-    host_go(step_sleep_once, 50 * MILLISECOND, NULL);
+    host_go(step_sleep_once, 300 * MILLISECOND, NULL); /* long beside what holds its M up on its way */
     while (sched_live()) pause_ns(MILLISECOND);
     gmpy_stat stat = counts(0);
     int64_t took = nanotime() - start;

@@ -177,9 +177,13 @@ static void locked_m_serves_tokens(void) {
 /* Four M's with g's that only yield, one P: the tokens go round. */
 static _Atomic uint64_t turns[4];
 static enum step step_take_turns(task *t, m *mp) {
-    if (t->pc == 0) { /* start on four M's: block the one it runs on */
+    if (t->pc == 0) { /* start on four M's: none comes back from its call before all have begun one */
         t->pc = 1;
-        task_block_declared(mp, 20 * MILLISECOND);
+        sched_syscall(mp);
+        atomic_fetch_add(&done, 1);
+        while (load_seq(&done) < 4) pause_ns(100 * MICROSECOND);
+        CHECK(sched_enter(mp));
+        sched_leave(mp);
     }
     atomic_fetch_add(&turns[t->n], 1);
     for (int i = 0; i < 4; i++)
@@ -199,7 +203,7 @@ static void tokens_share_one_p_among_ms(void) {
             if (k == i) ms++;
             if (t[k]->home == t[i]->home && k != i) break;
         }
-    CHECK(ms > 1);
+    CHECK_EQ(ms, 4);
     host_stop();
 }
 
@@ -237,7 +241,9 @@ static void p_is_handed_off_while_an_m_blocks_undeclared(void) { handoff(step_bl
 /* Code that lost its P undeclared and then declares a call must not forget that it did. */
 static enum step step_block_both(task *t, m *mp) {
     if (t->pc++ == 0) {
-        task_block_undeclared(mp, 40 * MILLISECOND);
+        S.ops.detach(mp); /* for as long as sysmon needs to take its P */
+        while (load_seq(&mp->p)) pause_ns(MILLISECOND);
+        S.ops.attach(mp);
         CHECK(load_relaxed(&mp->hold) == HOLD_TAKEN);
         task_block_declared(mp, 100 * MICROSECOND);
         return STEP_YIELD;
@@ -299,7 +305,7 @@ static void sleeping_gs_wake_on_time(void) {
         for (int i = 0; i < 50; i++) host_go(step_on_time, scaled(100), NULL);
         host_stop();
         fprintf(stderr, "  sleeping_gs, %u P's: worst lateness %.2f ms\n", procs, (double)worst / 1e6);
-        CHECK(load_seq(&worst) < 500 * MILLISECOND);
+        CHECK(load_seq(&worst) < 2 * SECOND); /* none was forgotten; threads may wait for a CPU for long */
     }
 }
 
@@ -496,12 +502,23 @@ static void pass_on(conn ends[2], int64_t rounds, step_fn step) {
     for (int i = 0; i < 2; i++) host_go(step, rounds, &ends[i]);
 }
 
+/* Its M is blocked until another one has run a g to its end. */
+static enum step step_block_until_done(task *t, m *mp) {
+    (void)t;
+    S.ops.detach(mp);
+    store_seq(&flag, true);
+    while (load_seq(&done) == 0) pause_ns(MILLISECOND);
+    S.ops.attach(mp);
+    atomic_fetch_add(&done, 1);
+    return STEP_END;
+}
+
 /* Two M's and one P: the one that has no P to hope for doesn't sit in netpoll, where it would
  * hear of all events first and wake the other one's M for each. */
 static void an_m_without_hope_of_a_p_leaves_events_to_the_other(void) {
     begin(1, POLICY_GO);
-    host_go(step_block_undeclared, 30 * MILLISECOND, NULL);
-    pause_ns(2 * MILLISECOND);
+    host_go(step_block_until_done, 0, NULL);
+    while (!load_seq(&flag)) pause_ns(MILLISECOND);
     host_go(step_count, 0, NULL);
     while (load_seq(&done) < 2) pause_ns(MILLISECOND);
     CHECK(load_seq(&S.nm) >= 2);
@@ -654,9 +671,37 @@ static void a_deadlock_is_told_by_a_plain_thread_that_leaves_last(void) {
     while (S.ops.state(load_relaxed(&t->gp->m)) != HOST_DETACHED) sched_yield();
     CHECK_EQ(load_seq(&host_idles), 0);
     visit_end();
-    CHECK_EQ(load_seq(&host_idles), 1);
+    CHECK(load_seq(&host_idles) >= 1);
     CHECK(task_cancel(t));
     host_stop();
+}
+
+static timer in_vain;
+static parker *wakes_nobody(timer *t) {
+    (void)t;
+    return NULL;
+}
+
+static enum step step_wait_beside_a_timer(task *t, m *mp) {
+    if (t->pc++) return STEP_END;
+    int64_t when = nanotime() + 20 * MILLISECOND;
+    CHECK(timers_add_fire(&load_relaxed(&mp->p)->timers, &in_vain, when, wakes_nobody));
+    sched_timer_added(when);
+    wait_begin(&t->gp->parker);
+    return STEP_PARK;
+}
+
+/* As the g parks, the timer might still wake one. It fires where no P is held, in the poller or in
+ * sysmon, and no g runs after it whose M would look. */
+static void a_deadlock_is_told_after_a_timer_that_woke_nobody(void) {
+    for (uint32_t procs = 1; procs <= 4; procs *= 2) {
+        begin(procs, POLICY_GO);
+        store_seq(&host_idles, 0);
+        task *t = host_go(step_wait_beside_a_timer, 0, NULL);
+        while (!(load_seq(&host_idles) && sched_deadlocked())) pause_ns(MILLISECOND);
+        CHECK(task_cancel(t));
+        host_stop();
+    }
 }
 
 /* No moment of a sleeper's wake-up may look like a deadlock. */
@@ -718,6 +763,7 @@ static void a_lost_wakeup_is_made_up_for_and_told(void) {
     CHECK(!sched_left_told()[0]);
     host_left_behind = true;
     for (int token = 0; token < 2; token++) {
+        netpoll(1); /* a break that the run before left unread would make the M look once more */
         begin(2, POLICY_GO);
         g *gp = host_go(waits_once, 0, NULL)->gp;
         while (g_status(gp) != G_WAITING || !sched_all_idle()) sched_yield();
@@ -726,13 +772,14 @@ static void a_lost_wakeup_is_made_up_for_and_told(void) {
         CHECK(parker_claim_any(&gp->parker, WAKE_OK));
         store_relaxed(&gp->ready_at, nanotime());
         g_move(gp, G_WAITING, G_RUNNABLE);
+        int64_t since = nanotime();
         boundq_push(&mp->bound, gp);
         if (token) {
             mutex_lock(&S.lock);
             mp->state = M_WANTP;
             mutex_unlock(&S.lock);
         }
-        int64_t since = nanotime();
+        sysmon_wake(); /* it may have seen, before the push, that nothing was left */
         host_stop();
         CHECK(nanotime() - since >= 100 * MILLISECOND); /* not as long as somebody may be about to */
     }
@@ -768,6 +815,7 @@ int main(void) {
     RUN(retired_ps_give_their_gs_away);
     RUN(a_deadlock_is_told);
     RUN(a_deadlock_is_told_by_a_plain_thread_that_leaves_last);
+    RUN(a_deadlock_is_told_after_a_timer_that_woke_nobody);
     RUN(a_wakeup_under_way_is_no_deadlock);
     RUN(stopping_waits_for_who_looks);
     RUN(a_lost_wakeup_is_made_up_for_and_told); /* last: from here on it is told */
