@@ -8,7 +8,8 @@ plain thread may use them, too: it waits in poll(2), outside that order, and clo
 another thread doesn't wake it (as in the stdlib).
 
 A socket wrapped by the ssl module blocks its M while it waits: give TLS to a proxy in front, or
-call it in blocking(). SO_RCVTIMEO and SO_SNDTIMEO have no effect; settimeout() has.
+call it in blocking(). SO_RCVTIMEO and SO_SNDTIMEO have no effect; settimeout() has. Where a
+cancel or a timeout() block ends a recv() with MSG_WAITALL, what that had read already is lost.
 """
 
 from __future__ import annotations

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import http.client
+import re
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -83,6 +85,26 @@ def test_ten_thousand_connections_leave_no_fd_and_no_g() -> None:
     run(main, procs=2)
     gc.collect()
     assert process.num_fds() <= fds
+
+
+def test_threads_that_received_leave_no_buffer() -> None:
+    def data_kb() -> int:
+        return int(re.findall(r"VmData:\s+(\d+)", Path("/proc/self/status").read_text())[0])
+
+    def receive() -> None:
+        with a, b:
+            a.send(b"x")
+            assert b.recv(10) == b"x"
+
+    sizes = []
+    for _ in range(3):
+        for _ in range(200):
+            a, b = socket.socketpair()
+            thread = threading.Thread(target=receive)
+            thread.start()
+            thread.join(PATIENCE)
+        sizes.append(data_kb())
+    assert sizes[2] - sizes[1] < 200 * 64 / 2
 
 
 def test_many_gs_on_many_sockets(procs: int) -> None:

@@ -26,12 +26,14 @@ typedef struct {
     uint32_t epoch;         /* fork makes a new epoll: descriptors of the old one are dead */
     _Atomic uint32_t users; /* system calls under way */
     _Atomic bool closed;
-    bool drains; /* of a stream: a short read or write means that the kernel's buffer is done */
+    bool drains;      /* of a stream: a short read or write means that the kernel's buffer is done */
+    _Atomic int late; /* the errno that ended a read which had some bytes already: the next one's */
 } PyPoll;
 
 static PyTypeObject *Poll_Type;
 static _Atomic uint32_t epoch = 1;
 static _Thread_local char *scratch; /* where small reads go before they become bytes */
+static pthread_key_t scratch_key;   /* frees it when the thread ends */
 
 /* One operation: what, in which direction, until when. */
 typedef struct io {
@@ -94,6 +96,8 @@ static ssize_t attempt(PyPoll *self, io *a) {
     ssize_t n = -1;
     if (load_seq(&self->closed))
         errno = EBADF;
+    else if (unlikely(load_relaxed(&self->late)) && a->mode == POLL_READ)
+        errno = atomic_exchange(&self->late, 0);
     else
         do n = a->op(a);
         while (n < 0 && errno == EINTR);
@@ -223,9 +227,24 @@ static out_of_line ssize_t do_io(PyPoll *self, io *a) {
     return n;
 }
 
+/* The error of a read that has some bytes already is the next one's, as in the kernel: what came
+ * before a reset isn't lost. False: it is none that a system call made. */
+static out_of_line bool keep_error(PyPoll *self) {
+    if (load_relaxed(&self->closed) || !PyErr_ExceptionMatches(PyExc_OSError) ||
+        PyErr_ExceptionMatches(PyExc_TimeoutError))
+        return false;
+    PyObject *exc = take_exception(), *number = PyObject_GetAttrString(exc, "errno");
+    long err = number ? PyLong_AsLong(number) : -1;
+    Py_XDECREF(number);
+    Py_DECREF(exc);
+    PyErr_Clear();
+    store_relaxed(&self->late, err > 0 ? (int)err : EIO);
+    return true;
+}
+
 /* The same again and again until there is nothing left to do, or (reading) to come: the G keeps
  * the line, so that two big operations don't mix their bytes. How much was done; -1 with an
- * exception set, whatever was done before. */
+ * exception set, whatever was done before (but see keep_error). */
 static out_of_line ssize_t do_all(PyPoll *self, io *a) {
     a->fd = self->fd;
     size_t all = a->len;
@@ -235,6 +254,7 @@ static out_of_line ssize_t do_all(PyPoll *self, io *a) {
     ssize_t n;
     do {
         n = parking ? held_io(self, d, a) : thread_io(self, a);
+        if (n < 0 && a->mode == POLL_READ && a->len < all && keep_error(self)) n = 0;
         if (n < 0) break;
         a->buf = (char *)a->buf + n;
         a->len -= (size_t)n;
@@ -277,6 +297,12 @@ static bool wants_all(io *a) {
     return a->flags & MSG_WAITALL && !(a->flags & MSG_PEEK) && a->stream && !a->from && !a->deadline;
 }
 
+static out_of_line bool scratch_new(void) {
+    scratch = malloc(SCRATCH);
+    if (scratch) pthread_setspecific(scratch_key, scratch);
+    return scratch;
+}
+
 static out_of_line PyObject *receive_much(PyPoll *self, io *a) {
     PyObject *bytes = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)a->len);
     if (!bytes) return NULL;
@@ -299,7 +325,7 @@ static PyObject *receive(PyPoll *self, io *a, PyObject *size, PyObject *flagbits
     if (unlikely(n == 0 && !a->from)) return PyBytes_FromStringAndSize(NULL, 0);
     /* The buffer is the thread's: fetch it anew for the copy, the system call that filled it
      * was the last thing that happened. */
-    if (unlikely(!scratch) && !(scratch = PyMem_RawMalloc(SCRATCH))) return PyErr_NoMemory();
+    if (unlikely(!scratch) && !scratch_new()) return PyErr_NoMemory();
     a->buf = scratch;
     ssize_t got = do_io(self, a);
     /* More than n: MSG_TRUNC tells the datagram's real length. */
@@ -579,6 +605,9 @@ static PyMethodDef methods[] = {
 };
 
 int pypoll_init(PyObject *module) {
+    static bool keyed; /* a second interpreter imports it, too */
+    if (!keyed && pthread_key_create(&scratch_key, free)) return -1;
+    keyed = true;
     Poll_Type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &poll_spec, NULL);
     if (!Poll_Type || PyModule_AddObjectRef(module, "Poll", (PyObject *)Poll_Type) < 0) return -1;
     return PyModule_AddFunctions(module, methods);
