@@ -41,7 +41,14 @@ class TaskGroup(Group):
         # All of it in here: no interrupt is raised between two bytecodes of a special method, but
         # one might be where another function begins, and the children be left behind.
         self._body_ended()
-        interrupted_by_child = self._scope.__exit__(kind, exc, tb)
+        try:
+            interrupted_by_child = self._scope.__exit__(kind, exc, tb)
+        except RuntimeError as elsewhere:  # a generator's, say, that another G closed
+            self._abandon()
+            if self._errors:
+                failures = [elsewhere, *self._errors]
+                raise BaseExceptionGroup("failures in a TaskGroup", failures) from None
+            raise
         if exc is not None:
             self.cancel()
         late: BaseException | None = None

@@ -150,8 +150,11 @@ def test_misuse_of_a_scope():
     with pytest.raises(RuntimeError, match="left once"):
         scope.__exit__(None, None, None)
     entered = rt.timeout(1)
-    with entered, pytest.raises(RuntimeError, match="by the G that entered"):
+    entered.__enter__()
+    with pytest.raises(RuntimeError, match="by the G that entered"):
         rt.go(entered.__exit__, None, None, None).result(PATIENCE)
+    with pytest.raises(RuntimeError, match="left once"):
+        entered.__exit__(None, None, None)
     with pytest.raises(TypeError, match="number of seconds"):
         rt.timeout("1")
     with pytest.raises(ValueError, match="nan"):
@@ -511,3 +514,29 @@ def test_reschedule_asks_for_the_number_once():
     scope.__enter__()
     with pytest.raises(RuntimeError, match="inside the block"):
         scope.reschedule(Odd(lambda: float(scope.__exit__(None, None, None))))
+
+
+def test_a_block_that_another_g_leaves_is_over():
+    """A generator's, say. Its G was interrupted for it later, wherever it was then."""
+
+    def main():
+        def block():
+            with rt.timeout(0.02):
+                yield
+
+        def shielded():
+            with rt.shield():
+                yield
+
+        blocks = [block(), shielded()]
+        for b in blocks:
+            next(b)
+        for b in blocks:
+            with pytest.raises(RuntimeError, match="by the G that entered it"):
+                rt.go(b.close).result(PATIENCE)
+        rt.sleep(0.05)
+        rt.current().cancel()
+        with pytest.raises(rt.Cancelled):
+            rt.sleep(PATIENCE)
+
+    rt.run(main, procs=1)

@@ -380,3 +380,31 @@ def test_a_pool_takes_work_in_its_block_only():
     for make in (rt.Pool, rt.Executor, rt.Barrier, lambda n: rt.map(abs, [1], limit=n)):
         with pytest.raises(TypeError, match="'2'"):
             make("2")
+
+
+def test_a_group_whose_block_another_g_leaves_is_cancelled():
+    ended = []
+
+    def child():
+        try:
+            rt.sleep(PATIENCE)
+        finally:
+            ended.append(1)
+            raise ValueError("reported")  # by whom, if nobody waits?
+
+    def block():
+        with rt.TaskGroup() as tg:
+            yield tg.go(child)
+
+    def main():
+        b = block()
+        g = next(b)
+        poll_until(lambda: is_parked(g))
+        with pytest.raises(RuntimeError, match="by the G that entered it"):
+            rt.go(b.close).result(PATIENCE)
+        g.join(PATIENCE)
+
+    with excepthook_calls() as calls:
+        rt.run(main, procs=1)
+        poll_until(lambda: len(calls) == 1)
+    assert ended == [1] and isinstance(calls[0].exception(0), ValueError)

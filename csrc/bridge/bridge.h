@@ -131,7 +131,7 @@ void py_attach(m *mp);
 
 /* ---- interrupts (pyscope.c) */
 /* Steals nothing. Whether an earlier one hadn't been raised yet; it won't be any more. */
-bool interrupt_g(PyG *self, PyObject *exc);
+int interrupt_g(PyG *self, PyObject *exc);
 /* What is to be raised now in self, which runs: new reference, an instance or a class; NULL:
  * nothing, or an exception is set. */
 PyObject *take_interrupt(PyG *self);

@@ -15,6 +15,7 @@ typedef struct PyGroup {
     uint64_t count;
     bool open, failed, told;
     bool cancelling;  /* cancel() was called: who comes now is cancelled, too */
+    bool abandoned;   /* nobody waits: what fails is reported like any G's failure */
     waitq q;          /* who is in wait() */
     PyObject *scope;  /* the Scope around the body, while that runs */
     PyObject *errors; /* list of exceptions */
@@ -65,6 +66,9 @@ static void wake_all(waiter *chain) {
 void group_child_ended(PyG *child) {
     PyGroup *self = child->group;
     bool failure = child->exc && !PyErr_GivenExceptionMatches(child->exc, Cancelled);
+    mutex_lock(&self->lock);
+    failure &= !self->abandoned;
+    mutex_unlock(&self->lock);
     PyObject *scope = NULL;
     waiter *chain = NULL, *w;
     if (failure) {
@@ -177,6 +181,14 @@ static PyObject *group_cancel(PyGroup *self, PyObject *Py_UNUSED(unused)) {
     Py_RETURN_NONE;
 }
 
+static PyObject *group_abandon(PyGroup *self, PyObject *unused) {
+    mutex_lock(&self->lock);
+    self->open = false;
+    self->abandoned = true;
+    mutex_unlock(&self->lock);
+    return group_cancel(self, unused);
+}
+
 static Py_ssize_t group_len(PyGroup *self) { return (Py_ssize_t)self->count; }
 static int group_bool(PyGroup *Py_UNUSED(self)) { return 1; }
 
@@ -209,6 +221,7 @@ static PyMethodDef group_methods[] = {
     {"_open", (PyCFunction)group_open, METH_O, NULL},
     {"_body_ended", (PyCFunction)group_body_ended, METH_NOARGS, NULL},
     {"_wait", (PyCFunction)group_wait, METH_NOARGS, NULL},
+    {"_abandon", (PyCFunction)group_abandon, METH_NOARGS, NULL},
     {"cancel", (PyCFunction)group_cancel, METH_NOARGS,
      "cancel()\n--\n\nCancel every child that hasn't ended, and those that are started from now on."},
     {NULL, NULL, 0, NULL},

@@ -69,22 +69,23 @@ static void unlink_scope(PyG *self, PyScope *scope) {
 
 /* ---------------------------------------------------------------- interrupting */
 
-bool interrupt_g(PyG *self, PyObject *exc) {
+int interrupt_g(PyG *self, PyObject *exc) {
     PyObject *drop = NULL;
     bool claimed = false, soft = held_by_shields(exc);
     mutex_lock(&self->lock);
+    bool done = load_relaxed(&self->done);
     /* A cancel doesn't take the place of a KeyboardInterrupt. */
-    if (!load_relaxed(&self->done) && !(soft && self->interrupt && !self->interrupt_soft)) {
+    if (!done && !(soft && self->interrupt && !self->interrupt_soft)) {
         drop = self->interrupt;
         self->interrupt = Py_NewRef(exc);
         self->interrupt_soft = soft;
         claimed = tell(self);
     }
     mutex_unlock(&self->lock);
-    bool again = drop != NULL;
+    int again = drop != NULL;
     Py_XDECREF(drop);
     if (claimed) parker_unpark(&self->gp->parker);
-    return again;
+    return done ? -1 : again;
 }
 
 static parker *fire(timer *t) {
@@ -273,18 +274,25 @@ static PyObject *scope_enter(PyScope *self, PyObject *Py_UNUSED(unused)) {
     return NULL;
 }
 
+/* Whether it hadn't been left before. */
+static bool leave_scope(PyScope *self) {
+    timer_remove(&self->timer);
+    mutex_lock(&self->g->lock);
+    bool linked = self->linked;
+    if (linked) unlink_scope(self->g, self);
+    mutex_unlock(&self->g->lock);
+    if (linked) Py_DECREF(self); /* the list's; the caller has one */
+    return linked;
+}
+
 static PyObject *scope_exit(PyScope *self, PyObject *const *args, Py_ssize_t nargs) {
     g *gp = current_g();
-    if (!self->g || !gp || host_g(gp) != self->g || !self->linked) {
+    /* Whoever leaves it, it is over: its G mustn't be interrupted for it any more. */
+    if (!self->g || !leave_scope(self) || !gp || host_g(gp) != self->g) {
         PyErr_SetString(PyExc_RuntimeError,
                         "a timeout, deadline or shield must be left once, by the G that entered it");
         return NULL;
     }
-    timer_remove(&self->timer);
-    mutex_lock(&self->g->lock);
-    unlink_scope(self->g, self);
-    mutex_unlock(&self->g->lock);
-    Py_DECREF(self); /* the list's; the caller has one */
     bool own = self->exc && nargs > 1 && args[1] == self->exc;
     Py_CLEAR(self->exc);
     if (!own) Py_RETURN_FALSE;
