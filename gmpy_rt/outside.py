@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, ParamSpec, TypeVar
 
 from . import _load as _load
 from . import runtime
-from ._door import Cancelled, Chan, G, Scope, go, go_anyway
+from ._door import Cancelled, Chan, ChanClosed, G, Scope, go, go_anyway
 
 __gmpy_atomic__ = True  # no interrupt between two bytecodes here, see preempt.c
 
@@ -60,6 +61,9 @@ def awaitable(g: G[T]) -> asyncio.Future[T]:
         if f.cancelled():
             g.cancel()
 
+    if g.done():
+        settle()
+        return future
     go_anyway(watch).name = f"watch {g.id}"
     future.add_done_callback(cancelled)
     return future
@@ -99,27 +103,37 @@ def notify(*signums: int, chan: Chan[int] | None = None) -> Chan[int]:
             chans = _signals.setdefault(n, [])
             if not any(c is target for c in chans):
                 chans.append(target)
+                added.append(n)
 
-    runtime.in_main_thread(install)
+    added: list[int] = []
+    try:
+        runtime.in_main_thread(install)
+    except BaseException:
+        if added:  # cancelled just then: who asked has no channel to say denotify() of
+            with Scope(shield=True):
+                runtime.in_main_thread(lambda: _remove(target, added))
+        raise
     return target
 
 
 def denotify(chan: Chan[int]) -> None:
     """No more signals to chan; those that nobody else wants do again what they did before."""
 
-    def remove() -> None:
-        for n, chans in list(_signals.items()):
-            chans[:] = [c for c in chans if c is not chan]
-            if not chans:
-                del _signals[n]
-                signal.signal(n, _previous.pop(n))
+    runtime.in_main_thread(lambda: _remove(chan, list(_signals)))
 
-    runtime.in_main_thread(remove)
+
+def _remove(chan: Chan[int], numbers: list[int]) -> None:
+    for n in numbers:
+        chans = _signals[n]
+        chans[:] = [c for c in chans if c is not chan]
+        if not chans:
+            del _signals[n]
+            signal.signal(n, _previous.pop(n))
 
 
 def _deliver(signum: int, frame: object) -> None:
     for chan in list(_signals.get(signum, ())):
-        if not chan.closed:
+        with suppress(ChanClosed):
             chan.try_send(signum)
 
 

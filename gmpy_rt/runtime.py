@@ -27,7 +27,7 @@ from . import _door, tune
 from . import _load as _load  # before anything that imports _door
 from . import procs as _procs
 from ._core import ffi, lib
-from ._door import Cancelled, Chan, DeadlockError, G
+from ._door import Cancelled, Chan, DeadlockError, G, Scope
 from .tune import Tuner
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class _Runtime:
     def __init__(self, cpus: list[int] | None, tracer: Any) -> None:
         self.cpus = cpus
         self.thread = threading.current_thread()
-        self.calls: deque[Callable[[], None]] = deque()  # for this thread, see in_main_thread
+        self.calls: deque[_Call] = deque()  # for this thread, see in_main_thread
         self.tuner: Tuner | None = None
         self.tracer = tracer
         self.at_stop: list[Callable[[], object]] = []
@@ -81,8 +81,12 @@ class _Runtime:
                 os.eventfd_read(fd)
             else:
                 self._signalled()
+        self._call()
+
+    def _call(self) -> None:
         while self.calls:
-            self.calls.popleft()()
+            self.calls[0]()
+            self.calls.popleft()
 
     def finish(self) -> None:
         """End whatever has been begun. Called until it returns: see insist in module.c.
@@ -106,6 +110,7 @@ class _Runtime:
             with contextlib.suppress(BlockingIOError):
                 self._signalled()  # what came since the last wait
         _active = None
+        self._call()  # who came before that waits for it
         _claim.pop("runtime", None)
 
 
@@ -115,6 +120,8 @@ _claim: dict[str, _Runtime] = {}  # setdefault is one step: who is in there may 
 # where it is made costs two file descriptors.
 _pipe: list[int] = []
 _PATIENCE = 5.0
+_OUT_OF_REACH = "main hasn't come to where it can be interrupted"
+_NO_END = "main has returned, and these G's don't end"
 _OURS = ("gmpy-m", "gmpy-guard", "gmpy-debug", "gmpy-schedtrace")  # they wake nobody who waits
 
 
@@ -290,13 +297,18 @@ def _wait_for_main(runtime: _Runtime, main: G[Any]) -> None:
                 if tuner is not None:
                     tuner.tick()
                 if not main.done() and _is_deadlock():
-                    _raise_deadlock(main)
+                    again = main._interrupt(_deadlock())
+                    if again and not runtime.told:
+                        _still_waiting(runtime, f"a deadlock, and {_OUT_OF_REACH}")
+            if isinstance(main._untaken, KeyboardInterrupt):
+                raise main._untaken  # nobody else would
             return
         except KeyboardInterrupt as exc:
-            if main.done():
-                raise  # nobody else would
-            if main._interrupt(exc):
-                _still_waiting(runtime, "main hasn't come to where it can be interrupted")
+            again = main._interrupt(exc)
+            if again is None:
+                raise  # it has ended
+            if again:
+                _still_waiting(runtime, _OUT_OF_REACH)
             else:
                 runtime.told = False
 
@@ -320,37 +332,70 @@ def _foreign_threads() -> list[threading.Thread]:
     ]
 
 
-def _raise_deadlock(main: G[Any]) -> None:
+def _deadlock() -> DeadlockError:
     from .dump import stacks
 
-    text = f"every G waits, and nothing is left that could wake one\n\n{stacks()}"
-    main._interrupt(DeadlockError(text))
+    return DeadlockError(f"every G waits, and nothing is left that could wake one\n\n{stacks()}")
 
 
 def _drain(runtime: _Runtime) -> None:
+    """Ends what main has left running. A Ctrl-C tells whom it waits for, and comes out after it."""
+    drain = _Drain(runtime)
+    pressed: KeyboardInterrupt | None = None
+    while True:
+        try:
+            drain.go_on()
+            break
+        except KeyboardInterrupt as exc:
+            pressed = exc
+            _still_waiting(runtime, _NO_END)
+    if pressed is not None:
+        raise pressed
+
+
+class _Drain:
     """Cancels what is left, and waits until every G has ended.
 
     Who parks again gets _PATIENCE seconds for it (a `finally` that says goodbye), then another
-    Cancelled; at once if nothing could wake it.
+    Cancelled; in the first _PATIENCE seconds at once if nothing could wake it. If that reached
+    nobody (a shield holds it back), it is a DeadlockError. Where nothing helps, a wait for a lost
+    lock say, people are told.
     """
-    while _door.drain():
+
+    def __init__(self, runtime: _Runtime) -> None:
+        self.runtime = runtime
+        self.quick_until = time.monotonic() + _PATIENCE
+        self.until = 0.0  # the end of this round, if one is under way
+        self.hopeful = True
+        self.standstill = 0  # as it began
+        self.vain = 0  # rounds in a row in which no G has run
+
+    def go_on(self) -> None:
+        """Until all have ended. After an exception it can go on: no goodbye is cut short by it."""
+        while _door.drain():
+            if not self.until:
+                self.begin_round()
+            now = lib.gmpy_deadlocked()
+            left = self.until - time.monotonic()
+            if left <= 0 and not self.runtime.told:
+                _still_waiting(self.runtime, _NO_END)
+            if left <= 0 or (now and self.hopeful and time.monotonic() < self.quick_until):
+                self.vain = self.vain + 1 if now and now == self.standstill else 0
+                self.until = 0.0
+            else:
+                self.runtime.wait(left)  # less, if a signal comes
+
+    def begin_round(self) -> None:
+        self.until = time.monotonic() + _PATIENCE
+        self.standstill = lib.gmpy_deadlocked()
+        self.hopeful = self.vain == 0 or (self.vain == 1 and not _foreign_threads())
+        if not self.hopeful:
+            return
+        error = _deadlock() if self.vain else None
         for g in _door.all_g():
             if not g.done():
-                g.cancel()
+                g.cancel() if error is None else g._interrupt(error)
             del g
-        until = time.monotonic() + _PATIENCE
-        what = "main has returned, and these G's don't end"
-        try:
-            # A wait may end early: for a signal, say, whose handler brought us here.
-            while _door.drain() and not lib.gmpy_deadlocked():
-                left = until - time.monotonic()
-                if left <= 0:
-                    if not runtime.told:
-                        _still_waiting(runtime, what)
-                    break
-                runtime.wait(left)
-        except KeyboardInterrupt:
-            _still_waiting(runtime, what)
 
 
 def _still_waiting(runtime: _Runtime, what: str) -> None:
@@ -457,24 +502,54 @@ def in_main_thread(fn: Callable[[], T]) -> T:
     runtime = _active
     if runtime is None or runtime.thread is not threading.main_thread():
         raise RuntimeError("this needs the main thread: call run() there")
-    done: Chan[tuple[T | None, BaseException | None]] = Chan(1)
-
-    def call() -> None:
-        try:
-            done.try_send((fn(), None))
-        except BaseException as exc:
-            done.try_send((None, exc))
-
+    call = _Call(fn)
     runtime.calls.append(call)
+    if _active is not runtime and call.withdraw():  # else it sees to it, see finish()
+        raise RuntimeError("this needs the main thread, and its run() has just ended")
     _door.external(1)  # no deadlock: that thread answers
     try:
         _door.wake()
-        result, exc = done.recv()
+        try:
+            result, exc = call.done.recv()
+        except BaseException:
+            if not call.withdraw():  # it is done: nobody may take it that it wasn't
+                with Scope(shield=True):
+                    call.done.recv()
+            raise
     finally:
         _door.external(-1)
     if exc is not None:
         raise exc
-    return result  # type: ignore[return-value]
+    return result  # type: ignore[no-any-return]
+
+
+class _Call:
+    """One fn() that the main thread is asked for. Whoever takes it first decides: the main thread
+    calls it, or who asked for it withdraws it."""
+
+    def __init__(self, fn: Callable[[], Any]) -> None:
+        self._todo = [fn]
+        self.done: Chan[tuple[Any, BaseException | None]] = Chan(1)
+
+    def withdraw(self) -> bool:
+        """Whether it wasn't called, and won't be."""
+        try:
+            self._todo.pop()
+            return True
+        except IndexError:
+            return False
+
+    def __call__(self) -> None:
+        outcome: tuple[Any, BaseException | None]
+        try:
+            if not self._todo:
+                return  # withdrawn, or done: Ctrl-C came just after it
+            outcome = self._todo.pop()(), None
+        except IndexError:
+            return  # withdrawn meanwhile
+        except BaseException as exc:
+            outcome = None, exc
+        self.done.try_send(outcome)
 
 
 # ---------------------------------------------------------------- exceptions nobody sees

@@ -25,6 +25,7 @@ from support import (
 )
 
 import gmpy_rt as rt
+from gmpy_rt import runtime
 
 
 def in_runtime(test):
@@ -503,6 +504,43 @@ def test_the_hook_gets_a_g_that_was_only_joined():
         del g
         gc.collect()
         poll_until(lambda: len(calls) == 1)
+
+
+def test_a_hook_that_fails_hides_nothing(monkeypatch):
+    told = []
+
+    def failing_hook(g):
+        raise LookupError("the hook's")
+
+    monkeypatch.setattr(sys, "unraisablehook", lambda u: told.append(u.exc_value))
+    monkeypatch.setattr(runtime, "excepthook", failing_hook)
+    rt.run(lambda: rt.go(int, "x").join(PATIENCE) and None)
+    poll_until(lambda: len(told) == 2)
+    assert [type(e) for e in told] == [LookupError, ValueError]
+
+
+def test_a_hook_that_waits_is_not_interrupted_instead_of_the_g(monkeypatch):
+    reported = []
+
+    def waiting_hook(g):
+        rt.sleep(0.01)
+        reported.append(g.exception(0))
+
+    def drops(failed):
+        rt.current().cancel()
+        failed.clear()
+        with pytest.raises(rt.Cancelled):
+            rt.sleep(PATIENCE)
+        return "cancelled"
+
+    def main():
+        failed = [rt.go(int, "x")]
+        assert failed[0].join(PATIENCE)
+        return rt.go(drops, failed).result(PATIENCE)
+
+    monkeypatch.setattr(runtime, "excepthook", waiting_hook)
+    assert rt.run(main, procs=1) == "cancelled"
+    assert isinstance(reported[0], ValueError)
 
 
 def test_a_repr_while_its_g_ends():

@@ -12,6 +12,7 @@ from support import PATIENCE, poll_until
 from test_g import in_runtime
 
 import gmpy_rt as rt
+from gmpy_rt import runtime
 
 
 def in_thread(fn):
@@ -185,3 +186,53 @@ def test_a_handler_may_wait_while_its_thread_waits():
         signal.signal(signal.SIGALRM, before)
     assert got == [False] and not chan.try_send(1)
     sent.join(PATIENCE)
+
+
+def test_a_notify_that_was_cancelled_has_not_happened():
+    before = signal.getsignal(signal.SIGUSR1)
+    begun, release = threading.Event(), threading.Event()
+
+    def hold():
+        begun.set()
+        release.wait(PATIENCE)
+
+    def main():
+        holder = rt.go(runtime.in_main_thread, hold)
+        poll_until(begun.is_set)
+        with pytest.raises(TimeoutError), rt.timeout(0.01):
+            rt.notify(signal.SIGUSR1)
+        release.set()
+        holder.result(PATIENCE)
+        rt.denotify(rt.Chan())  # comes after what was asked before
+
+    rt.run(main, procs=1)
+    assert signal.getsignal(signal.SIGUSR1) is before
+
+
+def test_who_asks_the_main_thread_as_the_run_ends_is_answered():
+    got = []
+    thread = threading.Thread(target=lambda: got.append(rt.notify(signal.SIGUSR1)))
+
+    def late():
+        if not thread.ident:
+            thread.start()
+        poll_until(lambda: runtime._active.calls)
+
+    rt.run(lambda: runtime.at_stop(late))
+    thread.join(PATIENCE)
+    (chan,) = got
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert chan.recv(PATIENCE) == signal.SIGUSR1
+    rt.denotify(chan)
+
+
+def test_a_done_g_can_be_awaited_after_its_run():
+    g = rt.run(lambda: rt.go(lambda: 5))
+    failed = rt.run(lambda: rt.go(lambda: 1 / 0))
+
+    async def view():
+        with pytest.raises(ZeroDivisionError):
+            await rt.awaitable(failed)
+        return await rt.awaitable(g)
+
+    assert asyncio.run(view()) == 5

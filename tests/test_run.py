@@ -435,6 +435,80 @@ def test_a_thread_that_wakes_main_and_ends_leaves_no_deadlock(monkeypatch):
     assert rt.run(main, procs=1) == "from outside"
 
 
+def test_what_no_cancel_reaches_at_the_end_gets_a_deadlock():
+    def left_behind():
+        with rt.shield():
+            rt.Chan().recv()
+
+    def main():
+        g = rt.go(left_behind)
+        poll_until(lambda: is_parked(g))
+        return g
+
+    with excepthook_calls() as calls:
+        g = rt.run(main, procs=1)
+        with pytest.raises(rt.DeadlockError, match="left_behind"):
+            g.result(PATIENCE)
+    assert calls == []
+
+
+LOST_LOCK = """
+from gmpy_rt import runtime
+cond = rt.Condition()
+def waits():
+    with cond: cond.wait()  # nothing interrupts taking the lock again
+def takes():
+    cond.acquire()
+"""
+
+
+def test_whom_nothing_reaches_at_the_end_is_told():
+    done = run_script(
+        LOST_LOCK
+        + """
+import os, signal, threading, time
+runtime._PATIENCE = 0.3
+def main():
+    g = go(waits)
+    while not g.waiting: rt.sleep(0.001)
+    go(takes).join()
+    threading.Thread(target=interrupt, daemon=True).start()
+def interrupt():
+    while not runtime._active.told: time.sleep(0.01)
+    begin = time.process_time()
+    time.sleep(1)
+    print(time.process_time() - begin < 0.5, flush=True)
+    os.kill(os.getpid(), signal.SIGINT)
+run(main)
+""",
+        code=-2,
+    )
+    assert done.words == ["True"]
+    assert done.stderr.count("these G's don't end") == 1 and "waits" in done.stderr
+
+
+def test_a_deadlock_that_main_cannot_be_told_of_is_told_to_people():
+    done = run_script(
+        LOST_LOCK
+        + """
+import os, signal, threading
+from support import poll_until
+def main():
+    threading.Thread(target=interrupt, daemon=True).start()
+    with cond:
+        go(takes)
+        cond.wait(0.1)
+def interrupt():
+    poll_until(lambda: runtime._active.told)
+    os.kill(os.getpid(), signal.SIGINT)
+runtime._foreign_threads = lambda: []  # not even the one that presses Ctrl-C
+run(main)
+""",
+        code=-2,
+    )
+    assert done.stderr.count("a deadlock, and main hasn't come") == 1
+
+
 # ---------------------------------------------------------------- nothing stays behind
 
 

@@ -225,6 +225,56 @@ def test_ctrl_c_is_raised_though_main_has_just_ended():
     assert done.words == ["interrupted", "None"]
 
 
+def test_ctrl_c_is_raised_though_main_ends_before_it_could_be_interrupted():
+    done = run_script(
+        """
+        import os, signal
+        from gmpy_rt import _door
+        handled = []
+        def handler(number, frame):
+            handled.append(number)
+            signal.default_int_handler(number, frame)
+        signal.signal(signal.SIGINT, handler)
+        def main():
+            _door.no_preempt(1)  # as if it were in C
+            os.kill(os.getpid(), signal.SIGINT)
+            while not handled: pass
+            end = time.monotonic() + 0.2
+            while time.monotonic() < end: pass
+            return "done"
+        import time
+        try:
+            run(main)
+        except KeyboardInterrupt:
+            print("interrupted")
+        """
+    )
+    assert done.words == ["interrupted"]
+
+
+def test_ctrl_c_during_a_goodbye_comes_after_it():
+    done = run_script(
+        """
+        import os, signal
+        def polite():
+            try:
+                rt.Chan().recv()
+            finally:
+                os.kill(os.getpid(), signal.SIGINT)
+                rt.sleep(0.3)
+                print("goodbye")
+        def main():
+            g = go(polite)
+            while not g.waiting: rt.sleep(0.001)
+        try:
+            run(main)
+        except KeyboardInterrupt:
+            print("interrupted")
+        """
+    )
+    assert done.words == ["goodbye", "interrupted"]
+
+
 def test_the_runtime_starts_again_after_ctrl_c():
     done = run_script(
         KILLER
@@ -267,11 +317,13 @@ def main():
     go(stubborn).name = "stubborn"
     rt.sleep(0.01)
     shoot(0.2)
-run(main)
-print("ended")
+try:
+    run(main)
+except KeyboardInterrupt:
+    print("interrupted")
 """
     )
-    assert done.words == ["ended"]
+    assert done.words == ["interrupted"]
     assert "stubborn" in done.stderr
 
 

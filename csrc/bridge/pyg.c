@@ -247,9 +247,16 @@ static void report(PyG *self) {
     self->seen = true;
     if (!self->exc || PyErr_GivenExceptionMatches(self->exc, Cancelled)) return;
     PyObject *type, *value, *tb, *r = NULL;
+    g *gp = current_g(); /* in whose last reference's end this is: its interrupts aren't the hook's */
     PyErr_Fetch(&type, &value, &tb);
-    if (excepthook) r = PyObject_CallOneArg(excepthook, (PyObject *)self);
-    if (!r) PyErr_WriteUnraisable((PyObject *)self);
+    if (gp) mask_interrupts(host_g(gp), 1);
+    if (excepthook && !(r = PyObject_CallOneArg(excepthook, (PyObject *)self)))
+        PyErr_WriteUnraisable(excepthook);
+    if (gp) mask_interrupts(host_g(gp), -1);
+    if (!r) {
+        PyErr_SetObject((PyObject *)Py_TYPE(self->exc), self->exc);
+        PyErr_WriteUnraisable((PyObject *)self);
+    }
     Py_XDECREF(r);
     PyErr_Restore(type, value, tb);
 }
@@ -270,12 +277,14 @@ static void finish(PyG *self, PyObject *result) {
     Py_CLEAR(self->context);
     if (self->locals) PyDict_Clear(self->locals); /* its entries may refer to it: see local.py */
     Py_CLEAR(self->locals);
-    if (unlikely(!result || PyObject_IS_GC(result))) PyObject_GC_Track(self);
+    if (unlikely(!result || self->interrupt || PyObject_IS_GC(result))) PyObject_GC_Track(self);
     mutex_lock(&self->lock);
     self->result = result;
     self->exc = exc;
-    drop = self->interrupt;
-    self->interrupt = NULL;
+    if (self->interrupt_soft) { /* another one is run()'s to raise: see _untaken */
+        drop = self->interrupt;
+        self->interrupt = NULL;
+    }
     store_release(&self->done, true);
     while ((w = waitq_claim(&self->joiners, WAKE_OK))) {
         w->next = wake;
@@ -434,7 +443,12 @@ static PyObject *g_cancel(PyG *self, PyObject *Py_UNUSED(unused)) {
     Py_RETURN_TRUE;
 }
 
-static PyObject *g_interrupt(PyG *self, PyObject *exc) { return PyBool_FromLong(interrupt_g(self, exc)); }
+/* Whether one was still to be raised, which this takes the place of; None: the G has ended. */
+static PyObject *g_interrupt(PyG *self, PyObject *exc) {
+    int again = interrupt_g(self, exc);
+    if (again < 0) Py_RETURN_NONE;
+    return PyBool_FromLong(again);
+}
 
 static PyObject *g_notify(PyG *self, PyObject *Py_UNUSED(unused)) {
     self->notify = true;
@@ -451,6 +465,7 @@ static int g_traverse(PyG *self, visitproc visit, void *arg) {
     Py_VISIT(self->context);
     Py_VISIT(self->result);
     Py_VISIT(self->exc);
+    Py_VISIT(self->interrupt);
     Py_VISIT(self->locals);
     Py_VISIT(self->greenlet);
     return 0;
@@ -463,6 +478,7 @@ static int g_clear(PyG *self) {
     Py_CLEAR(self->context);
     Py_CLEAR(self->result);
     Py_CLEAR(self->exc);
+    Py_CLEAR(self->interrupt);
     Py_CLEAR(self->locals);
     return 0;
 }
@@ -480,7 +496,6 @@ static void g_dealloc(PyG *self) {
     g_clear(self);
     Py_CLEAR(self->name);
     Py_CLEAR(self->made_in);
-    Py_CLEAR(self->interrupt);
     if (self->gp) g_free(self->gp);
     type->tp_free(self);
     Py_DECREF(type);

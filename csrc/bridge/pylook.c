@@ -133,7 +133,16 @@ static PyObject *g_get_frame(PyG *self, void *Py_UNUSED(c)) {
     return frame ? frame : Py_NewRef(Py_None);
 }
 
+/* What was to be raised in a G that has ended, and came too late. */
+static PyObject *g_get_untaken(PyG *self, void *Py_UNUSED(closure)) {
+    mutex_lock(&self->lock);
+    PyObject *exc = load_relaxed(&self->done) ? Py_XNewRef(self->interrupt) : NULL;
+    mutex_unlock(&self->lock);
+    return exc ? exc : Py_NewRef(Py_None);
+}
+
 PyGetSetDef g_getset[] = {
+    {"_untaken", (getter)g_get_untaken, NULL, NULL, NULL},
     {"name", (getter)g_get_name, (setter)g_set_name, "str: for people; 'G-<id>' unless set.", NULL},
     {"id", (getter)g_get_id, NULL, "int: unique in this process.", NULL},
     {"state", (getter)g_get_state, NULL, "str: new, runnable, running, done, failed, or what it waits for.",
