@@ -77,8 +77,9 @@ bool glock_release(glock *l) {
 bool waitgroup_add(waitgroup *wg, int64_t n) {
     waiter *wake = NULL, *w;
     mutex_lock(&wg->lock);
-    bool ok = wg->count + n >= 0;
-    if (ok) wg->count += n;
+    int64_t count;
+    bool ok = !__builtin_add_overflow(wg->count, n, &count) && count >= 0;
+    if (ok) wg->count = count;
     while (ok && wg->count == 0 && (w = waitq_claim(&wg->waiters, WAKE_OK))) {
         w->next = wake;
         wake = w;

@@ -99,6 +99,7 @@ class Executor(futures.Executor):
             raise
         finally:
             self._forget(future)
+            del future  # its exception knows this frame
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """No more calls. wait: for those there are. cancel_futures: drop those not yet begun."""

@@ -7,6 +7,7 @@ GMPY_MAXPROCS, which overrides both.
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 from collections.abc import Iterator
@@ -92,12 +93,11 @@ def cgroup_quota(proc: Path = _PROC) -> float | None:
 
     A quota binds everything below it, so every ancestor that this mount
     namespace shows is asked and the tightest answer is returned. Version 2 and
-    version 1 hierarchies may both be mounted.
+    version 1 hierarchies may both be mounted. Raises OSError where no file can be opened now.
     """
-    try:
-        memberships = (proc / "self" / "cgroup").read_text(errors="surrogateescape")
-        mounts = (proc / "self" / "mountinfo").read_text(errors="surrogateescape")
-    except OSError:
+    memberships = _text(proc / "self" / "cgroup")
+    mounts = _text(proc / "self" / "mountinfo")
+    if memberships is None or mounts is None:
         return None  # no cgroups here (not Linux, or no /proc)
     quotas = [
         quota
@@ -148,10 +148,17 @@ class _Mount(NamedTuple):
 
 
 def _fields(file: Path) -> list[str]:
+    return (_text(file) or "").split()
+
+
+def _text(file: Path) -> str | None:
+    """None if there is no such file. Too many open files don't mean that there is no quota."""
     try:
-        return file.read_text().split()
-    except OSError:
-        return []
+        return file.read_text(errors="surrogateescape")
+    except OSError as exc:
+        if exc.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
+        return None
 
 
 def _mounts(mountinfo: str) -> Iterator[_Mount]:

@@ -6,6 +6,7 @@ and loses no wake-up: one that had come already goes to the next in line.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from operator import index
@@ -474,7 +475,7 @@ class Once:
     def __init__(self) -> None:
         self._lock = Lock()
         self._started = False
-        self._by: G[Any] | None = None
+        self._by: G[Any] | int | None = None  # a plain thread's number
         self._done = Event()
         self._done._waiters = Waiters("once")
 
@@ -488,9 +489,9 @@ class Once:
             return
         with self._lock:
             first, self._started = not self._started, True
-        me = current_or_none()
+        me = current_or_none() or threading.get_ident()
         if not first:
-            if me is not None and self._by is me:
+            if self._by == me:
                 raise RuntimeError("Once.do() inside the function that it runs would wait for ever")
             self._done.wait()
             return

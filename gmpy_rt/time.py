@@ -2,12 +2,14 @@
 
 What they send is the time.monotonic() (seconds) of the sending. One G per runtime, the
 keeper, serves them all; it lives while something is armed. A timer whose channel was closed,
-or is held by nobody any more, is dropped.
+or is held by nobody any more, is dropped when its time comes: until then it could still wake
+somebody, for all that a deadlock's detection knows.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import weakref
 from collections.abc import Iterator
 from heapq import heapify, heappop, heappush
@@ -147,6 +149,14 @@ class _Keeper:
 
 
 _keeper = _Keeper()
+
+
+def _after_fork_in_child() -> None:
+    global _keeper
+    _keeper = _Keeper()  # the parent's G, and perhaps its lock held, are not this process's
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def after(seconds: float) -> Chan[float]:

@@ -69,7 +69,10 @@ class Tuner:
         if self.left() > 0:
             return
         self._next = self._clock() + self._seconds
-        available = self._available()
+        try:
+            available = self._available()
+        except OSError:
+            return  # no file can be opened now
         with self._lock:
             lib.gmpy_stat_read(self._stat, 0)
             wanted = at_least(available, self._stat.reserve)

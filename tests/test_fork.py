@@ -57,6 +57,32 @@ print(run(main))
     assert done.words == ["child", "parent"]
 
 
+def test_timers_work_in_a_child_forked_while_one_is_armed():
+    done = run_script(
+        PREAMBLE
+        + """
+import threading
+def outside():
+    pid = os.fork()
+    if pid == 0:
+        try:
+            run(lambda: rt.after(0.01).recv())
+            print("child", flush=True)
+        finally:
+            os._exit(0)
+    wait_for(pid)
+def main():
+    timer = rt.Timer(20)
+    t = threading.Thread(target=outside)
+    t.start()
+    rt.blocking(t.join)
+    return timer.stop()
+print(run(main))
+"""
+    )
+    assert done.words == ["child", "True"]
+
+
 def test_a_child_forked_in_a_g_can_do_plain_things_and_exit():
     done = run_script(
         PREAMBLE

@@ -365,6 +365,12 @@ def test_once_runs_once_and_the_others_wait_for_it():
         again.do(lambda: again.do(print))
 
 
+def test_once_in_itself_says_so_in_a_plain_thread_too():
+    once = rt.Once()
+    with pytest.raises(RuntimeError, match="wait for ever"):
+        once.do(lambda: once.do(print))
+
+
 @in_runtime
 def test_waitgroup_go_counts_for_the_caller():
     wg, out = rt.WaitGroup(), []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import subprocess
@@ -276,3 +277,21 @@ if __name__ == "__main__":  # what a look costs
     for _ in range(1000):
         procs.available_procs()
     print(f"{(time.perf_counter() - began) * 1000:.0f} us", file=sys.stderr)
+
+
+def test_without_a_file_descriptor_the_quota_stays_as_it_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def open_nothing(*args: object, **kwargs: object) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Path, "read_text", open_nothing)
+    with pytest.raises(OSError, match="Too many"):
+        procs.cgroup_quota()
+
+    def main() -> tuple[int, int]:
+        tuner = Tuner(0.0)
+        tuner.tick()
+        return gmpy_rt.gomaxprocs(), tuner.changes
+
+    assert run(main, procs=3) == (3, 0)
