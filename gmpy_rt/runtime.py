@@ -540,16 +540,19 @@ class _Call:
             return False
 
     def __call__(self) -> None:
+        fn = None
         outcome: tuple[Any, BaseException | None]
         try:
-            if not self._todo:
-                return  # withdrawn, or done: Ctrl-C came just after it
-            outcome = self._todo.pop()(), None
-        except IndexError:
-            return  # withdrawn meanwhile
+            with contextlib.suppress(IndexError):
+                fn = self._todo.pop()
+            if fn is None:
+                return  # withdrawn, or called already: what a handler raised came just after it
+            outcome = fn(), None
         except BaseException as exc:
             outcome = None, exc
         self.done.try_send(outcome)
+        if isinstance(outcome[1], KeyboardInterrupt):
+            raise outcome[1]  # main's, too
 
 
 # ---------------------------------------------------------------- exceptions nobody sees

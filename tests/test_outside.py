@@ -236,3 +236,13 @@ def test_a_done_g_can_be_awaited_after_its_run():
         return await rt.awaitable(g)
 
     assert asyncio.run(view()) == 5
+
+
+def test_what_the_main_thread_raises_comes_to_who_asked():
+    def main():
+        g = rt.go(runtime.in_main_thread, [].pop)
+        with pytest.raises(IndexError):
+            g.result(PATIENCE)
+        return "main"
+
+    assert rt.run(main, procs=1) == "main"
