@@ -14,11 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 import gmpy_rt
-from gmpy_rt import _door, runtime
+from gmpy_rt import _door, metrics, runtime
+
+T = TypeVar("T")
 
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED")) and not sys._is_gil_enabled()
 PREEMPTION = runtime.preemption_mechanism()
@@ -89,6 +92,21 @@ def unpreempted() -> Iterator[None]:
         yield
     finally:
         _door.no_preempt(-1)
+
+
+def handoffs() -> int:
+    """How many P's have been handed off. One of an M that the machine stopped, detached, is seen by
+    this only: what it started runs somewhere else."""
+    name = "/sched/handoffs:events"
+    return int(metrics.read(name)[name])
+
+
+def undisturbed(attempt: Callable[[], T | None]) -> T:
+    """What the first attempt returns that doesn't return None, as one does that was disturbed."""
+    for _ in range(20):
+        if (got := attempt()) is not None:
+            return got
+    raise AssertionError("each of 20 attempts was disturbed")
 
 
 def is_parked(g: gmpy_rt.G) -> bool:

@@ -8,11 +8,23 @@ import pytest
 from support import run_script
 
 PREAMBLE = """
-import os, warnings
+import os, threading, warnings
 warnings.simplefilter("ignore", DeprecationWarning)  # fork with several threads
 def wait_for(pid):
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert code == 0, code
+def fork_in_a_thread(child):
+    def outside():
+        pid = os.fork()
+        if pid == 0:
+            try:
+                child()
+            finally:
+                os._exit(0)
+        wait_for(pid)
+    t = threading.Thread(target=outside)
+    t.start()
+    rt.blocking(t.join)
 """
 
 
@@ -36,20 +48,11 @@ def test_a_child_forked_by_another_thread_while_the_runtime_runs_can_run_one():
     done = run_script(
         PREAMBLE
         + """
-import threading, time
-def outside():
-    pid = os.fork()
-    if pid == 0:
-        try:
-            print(run(lambda: go(lambda: "child").result()), flush=True)
-        finally:
-            os._exit(0)
-    wait_for(pid)
+def child():
+    print(run(lambda: go(lambda: "child").result()), flush=True)
 def main():
     gs = [go(rt.sleep, 10) for _ in range(10)]
-    t = threading.Thread(target=outside)
-    t.start()
-    rt.blocking(t.join)
+    fork_in_a_thread(child)
     return "parent"
 print(run(main))
 """
@@ -61,21 +64,12 @@ def test_timers_work_in_a_child_forked_while_one_is_armed():
     done = run_script(
         PREAMBLE
         + """
-import threading
-def outside():
-    pid = os.fork()
-    if pid == 0:
-        try:
-            run(lambda: rt.after(0.01).recv())
-            print("child", flush=True)
-        finally:
-            os._exit(0)
-    wait_for(pid)
+def child():
+    run(lambda: rt.after(0.01).recv())
+    print("child", flush=True)
 def main():
     timer = rt.Timer(20)
-    t = threading.Thread(target=outside)
-    t.start()
-    rt.blocking(t.join)
+    fork_in_a_thread(child)
     return timer.stop()
 print(run(main))
 """
@@ -205,24 +199,17 @@ def test_nobody_waits_in_a_child_for_the_parents_gs():
     done = run_script(
         PREAMBLE
         + """
-import threading
 chan = rt.Chan()
-def child():
+def childs_main():
     chan.try_send(1)
     return [go(rt.sleep, 0.001).join() for _ in range(3)]
-def outside():
-    pid = os.fork()
-    if pid == 0:
-        print(len(run(child, procs=2)), len(rt._door.all_g()), flush=True)
-        os._exit(0)
-    wait_for(pid)
+def child():
+    print(len(run(childs_main, procs=2)), len(rt._door.all_g()), flush=True)
 def main():
     gs = [go(rt.sleep, 60) for _ in range(20)] + [go(chan.recv) for _ in range(20)]
     while not all(g.waiting for g in gs):
         rt.sleep(0.001)
-    t = threading.Thread(target=outside)
-    t.start()
-    rt.blocking(t.join)
+    fork_in_a_thread(child)
     return "parent"
 from gmpy_rt import _door
 rt._door = _door

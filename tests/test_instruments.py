@@ -13,11 +13,13 @@ import pytest
 from browser import EXECUTABLE, Browser
 from support import (
     PATIENCE,
+    handoffs,
     is_parked,
     parallel,
     poll_until,
     sees_blocking,
     spin_until,
+    undisturbed,
     unpreempted,
 )
 from test_debug import Stream
@@ -68,7 +70,6 @@ def latencies() -> metrics.Histogram:
 def test_a_g_kept_runnable_for_50_ms(page: Page, tmp_path: Path) -> None:
     """On the only P, by code that isn't preempted: nobody can run the other G before. With too
     little CPU main itself, once it is woken, may wait for so long."""
-    name = "/sched/handoffs:events"
     out: dict[str, Any] = {}
 
     def marked(mark: str) -> metrics.Histogram:
@@ -82,7 +83,7 @@ def test_a_g_kept_runnable_for_50_ms(page: Page, tmp_path: Path) -> None:
         profile = pprof._running["starvation"].profile
         out["before"] = marked("before")
         with unpreempted():
-            handoffs = metrics.read(name)[name]
+            before = handoffs()
             late = rt.go(int)
             made = time.monotonic()
             spin_until(lambda: time.monotonic() - made >= 0.05 and profile.pauses()[0] >= 3)
@@ -90,13 +91,13 @@ def test_a_g_kept_runnable_for_50_ms(page: Page, tmp_path: Path) -> None:
             out["profile"] = pprof.stop_starvation()
             # With too little CPU this M may seem to block while its stack is read, and lose its P:
             # another one runs it.
-            disturbed = metrics.read(name)[name] != handoffs
+            disturbed = handoffs() != before
         late.result(PATIENCE)
         out["most"] = time.monotonic() - start
         return None if disturbed else late
 
     def main() -> int:
-        late = next(filter(None, (hog() for _ in range(20))))
+        late = undisturbed(hog)
         out["after"] = marked("after")
         out["event"] = rt.blocking(page.event, lambda e: e["latency"]["max"] >= out["least"])
         longest = "'at most ' + seconds(last.latency.max)"
@@ -198,7 +199,7 @@ def test_seven_gs_stranded_behind_one_m(page: Page, tmp_path: Path) -> None:
 def test_a_hundred_steals(page: Page, tmp_path: Path) -> None:
     """Each round the only G that may run lies in a P whose M never parks. A profile has no
     events; it shows who ran what was stolen: another M, on the other P."""
-    name, handoffs = "/sched/steals:events", "/sched/handoffs:events"
+    name = "/sched/steals:events"
     out: dict[str, Any] = {}
     steals: list[int] = []  # in each round without a hand-off
 
@@ -215,11 +216,11 @@ def test_a_hundred_steals(page: Page, tmp_path: Path) -> None:
             first = metrics.read(name)[name]
             trace.log("test", "rounds begin")
             for _ in range(1000):
-                before = metrics.read(name, handoffs)
+                handed_off, before = handoffs(), metrics.read(name)[name]
                 spin_until(rt.go(stolen).done)
-                after = metrics.read(name, handoffs)
-                if after[handoffs] == before[handoffs]:
-                    steals.append(after[name] - before[name])
+                after = metrics.read(name)[name]
+                if handoffs() == handed_off:
+                    steals.append(after - before)
                 if len(steals) == 100:
                     break
             trace.log("test", "rounds end")

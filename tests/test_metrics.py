@@ -12,12 +12,14 @@ import time
 import pytest
 from support import (
     PATIENCE,
+    handoffs,
     is_parked,
     parallel,
     poll_until,
     run_script,
     sees_blocking,
     spin_until,
+    undisturbed,
     unpreempted,
 )
 from test_g import on_one_p
@@ -77,24 +79,23 @@ def test_without_a_runtime_everything_is_zero():
 def test_gs_are_counted_by_state():
     """Where the machine stops main while it reads, its M looks blocked, and the P is handed off:
     the fresh ones start. Such an attempt doesn't count."""
-    handoffs = "/sched/handoffs:events"
 
     def main():
         ch = rt.Chan()
         parked = [rt.go(ch.recv) for _ in range(20)]
         poll_until(lambda: all(is_parked(g) for g in parked))
         with unpreempted():
-            before = value(handoffs)
+            before = handoffs()
             fresh = [rt.go(int) for _ in range(5)]
             got = metrics.read()
-            undisturbed = value(handoffs) == before
+            disturbed = handoffs() != before
         for g in parked:
             ch.send(g.id)
         for g in parked + fresh:
             g.result(PATIENCE)
-        return got if undisturbed else None
+        return None if disturbed else got
 
-    got = next(filter(None, (rt.run(main, procs=1) for _ in range(20))))
+    got = undisturbed(lambda: rt.run(main, procs=1))
     assert got["/sched/goroutines:goroutines"] == 26
     assert got["/sched/goroutines/waiting:goroutines"] == 20
     assert got["/sched/goroutines/runnable:goroutines"] == 5

@@ -18,17 +18,19 @@ from pathlib import Path
 import pytest
 from support import (
     PATIENCE,
+    handoffs,
     is_parked,
     poll_until,
     run_script,
     sees_blocking,
     spin_until,
+    undisturbed,
     unpreempted,
 )
 from test_g import in_runtime, on_one_p
 
 import gmpy_rt as rt
-from gmpy_rt import _door, _profile_samples, metrics, pprof, socket
+from gmpy_rt import _door, _profile_samples, pprof, socket
 from gmpy_rt._profile_proto import Frame, Profile, Sample, decode, encode
 
 # ---------------------------------------------------------------- helpers
@@ -453,7 +455,6 @@ def starve(seconds: float, parked: int = 0, fresh: int = 0) -> tuple[bytes, floa
     this thread wait long for a CPU, before it has attached again, its M looks blocked: the P is
     handed off, and it isn't the hog that is charged. Such an attempt doesn't count.
     """
-    name = "/sched/handoffs:events"
 
     def attempt() -> tuple[bytes, float, float] | None:
         event = rt.Event()
@@ -462,7 +463,7 @@ def starve(seconds: float, parked: int = 0, fresh: int = 0) -> tuple[bytes, floa
         pprof.start_starvation(1000)
         profile = pprof._running["starvation"].profile
         with unpreempted():  # else they'd get their turn
-            handoffs = metrics.read(name)[name]
+            before = handoffs()
             event.set()
             gs += [rt.go(int) for _ in range(fresh)]
             woken = time.monotonic()
@@ -470,12 +471,12 @@ def starve(seconds: float, parked: int = 0, fresh: int = 0) -> tuple[bytes, floa
             stop = time.monotonic()
             data = pprof.stop_starvation()
             most = time.monotonic() - start
-            disturbed = metrics.read(name)[name] != handoffs
+            disturbed = handoffs() != before
         for g in gs:
             g.result(PATIENCE)
         return None if disturbed else (data, stop - woken, most)
 
-    return next(filter(None, (attempt() for _ in range(20))))
+    return undisturbed(attempt)
 
 
 @on_one_p

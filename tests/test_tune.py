@@ -272,13 +272,6 @@ def test_follows_a_real_cgroups_quota(cgroup: RealCgroup) -> None:
         process.communicate()
 
 
-if __name__ == "__main__":  # what a look costs
-    began = time.perf_counter()
-    for _ in range(1000):
-        procs.available_procs()
-    print(f"{(time.perf_counter() - began) * 1000:.0f} us", file=sys.stderr)
-
-
 def test_without_a_file_descriptor_the_quota_stays_as_it_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -295,3 +288,10 @@ def test_without_a_file_descriptor_the_quota_stays_as_it_was(
         return gmpy_rt.gomaxprocs(), tuner.changes
 
     assert run(main, procs=3) == (3, 0)
+
+
+if __name__ == "__main__":  # what a look costs
+    began = time.perf_counter()
+    for _ in range(1000):
+        procs.available_procs()
+    print(f"{(time.perf_counter() - began) * 1000:.0f} us", file=sys.stderr)
