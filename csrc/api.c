@@ -265,6 +265,7 @@ void gmpy_stat_read(gmpy_stat *out, int walk) {
 
 int gmpy_policy_by_name(const char *name) { return policy_by_name(name); }
 const char *gmpy_policy_name(uint32_t policy) { return policy_name(policy); }
+
 /* 0, or the standstill's number: as long as it is the same, no g has run in between. */
 uint64_t gmpy_deadlocked(void) {
     if (!sched_deadlocked()) return 0;

@@ -130,7 +130,8 @@ void py_detach(m *mp);
 void py_attach(m *mp);
 
 /* ---- interrupts (pyscope.c) */
-/* Steals nothing. Whether an earlier one hadn't been raised yet; it won't be any more. */
+/* Steals nothing. Whether an earlier one hadn't been raised yet; it won't be any more. -1: self has
+ * ended. */
 int interrupt_g(PyG *self, PyObject *exc);
 /* What is to be raised now in self, which runs: new reference, an instance or a class; NULL:
  * nothing, or an exception is set. */

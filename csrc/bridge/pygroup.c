@@ -14,11 +14,11 @@ typedef struct PyGroup {
     PyG *live, *cancelled; /* children; `cancelled`: cancel() has been to them */
     uint64_t count;
     bool open, failed, told;
-    bool cancelling;  /* cancel() was called: who comes now is cancelled, too */
-    bool abandoned;   /* nobody waits: what fails is reported like any G's failure */
-    waitq q;          /* who is in wait() */
-    PyObject *scope;  /* the Scope around the body, while that runs */
-    PyObject *errors; /* list of exceptions */
+    bool cancelling;        /* cancel() was called: who comes now is cancelled, too */
+    _Atomic bool abandoned; /* nobody waits: what fails is reported like any G's failure */
+    waitq q;                /* who is in wait() */
+    PyObject *scope;        /* the Scope around the body, while that runs */
+    PyObject *errors;       /* list of exceptions */
 } PyGroup;
 
 static void link_child(PyG **list, PyG *child) {
@@ -65,10 +65,8 @@ static void wake_all(waiter *chain) {
 
 void group_child_ended(PyG *child) {
     PyGroup *self = child->group;
-    bool failure = child->exc && !PyErr_GivenExceptionMatches(child->exc, Cancelled);
-    mutex_lock(&self->lock);
-    failure &= !self->abandoned;
-    mutex_unlock(&self->lock);
+    bool failure =
+        child->exc && !PyErr_GivenExceptionMatches(child->exc, Cancelled) && !load_relaxed(&self->abandoned);
     PyObject *scope = NULL;
     waiter *chain = NULL, *w;
     if (failure) {
@@ -184,7 +182,7 @@ static PyObject *group_cancel(PyGroup *self, PyObject *Py_UNUSED(unused)) {
 static PyObject *group_abandon(PyGroup *self, PyObject *unused) {
     mutex_lock(&self->lock);
     self->open = false;
-    self->abandoned = true;
+    store_relaxed(&self->abandoned, true);
     mutex_unlock(&self->lock);
     return group_cancel(self, unused);
 }

@@ -47,6 +47,7 @@ typedef struct io {
     int flags;
     uint8_t mode;
     bool stream; /* bytes without borders */
+    bool some;   /* a read that has some already, and wants more */
 } io;
 
 static ssize_t op_recv(io *a) { return recv(a->fd, a->buf, a->len, a->flags | MSG_DONTWAIT); }
@@ -96,7 +97,7 @@ static ssize_t attempt(PyPoll *self, io *a) {
     ssize_t n = -1;
     if (load_seq(&self->closed))
         errno = EBADF;
-    else if (unlikely(load_relaxed(&self->late)) && a->mode == POLL_READ)
+    else if (unlikely(load_relaxed(&self->late)) && a->op == op_recv)
         errno = atomic_exchange(&self->late, 0);
     else
         do n = a->op(a);
@@ -169,8 +170,14 @@ static out_of_line int await_edge(PyPoll *self, pd *d, int mode, uint64_t state,
     return sleep_on(self, d, mode, gp, deadline);
 }
 
-static out_of_line ssize_t failed(PyPoll *self, int err) {
+/* The error of a read that has some bytes already is the next one's, as in the kernel: what came
+ * before a reset isn't lost. */
+static out_of_line ssize_t failed(PyPoll *self, io *a, int err) {
     if (load_relaxed(&self->closed)) return closed_error(self);
+    if (a->some) {
+        store_relaxed(&self->late, err);
+        return 0;
+    }
     errno = err;
     PyErr_SetFromErrno(PyExc_OSError);
     return -1;
@@ -194,7 +201,7 @@ static inline __attribute__((always_inline)) ssize_t held_io(PyPoll *self, pd *d
             }
             int err = errno;
             if (err == ECONNABORTED && a->op == op_accept) continue; /* that client gave up: the next */
-            if (!would_block(err)) return failed(self, err);
+            if (!would_block(err)) return failed(self, a, err);
             if (last) return timeout_error();
             netpoll_drained(d, a->mode, state);
         }
@@ -210,7 +217,7 @@ static out_of_line ssize_t thread_io(PyPoll *self, io *a) {
         ssize_t n = attempt(self, a);
         if (n >= 0) return n;
         if (!would_block(errno) || a->deadline == -2 || load_relaxed(&self->closed))
-            return failed(self, errno);
+            return failed(self, a, errno);
         if (thread_wait(self, a->mode, a->deadline) < 0) return -1;
     }
 }
@@ -227,24 +234,9 @@ static out_of_line ssize_t do_io(PyPoll *self, io *a) {
     return n;
 }
 
-/* The error of a read that has some bytes already is the next one's, as in the kernel: what came
- * before a reset isn't lost. False: it is none that a system call made. */
-static out_of_line bool keep_error(PyPoll *self) {
-    if (load_relaxed(&self->closed) || !PyErr_ExceptionMatches(PyExc_OSError) ||
-        PyErr_ExceptionMatches(PyExc_TimeoutError))
-        return false;
-    PyObject *exc = take_exception(), *number = PyObject_GetAttrString(exc, "errno");
-    long err = number ? PyLong_AsLong(number) : -1;
-    Py_XDECREF(number);
-    Py_DECREF(exc);
-    PyErr_Clear();
-    store_relaxed(&self->late, err > 0 ? (int)err : EIO);
-    return true;
-}
-
 /* The same again and again until there is nothing left to do, or (reading) to come: the G keeps
  * the line, so that two big operations don't mix their bytes. How much was done; -1 with an
- * exception set, whatever was done before (but see keep_error). */
+ * exception set, whatever was done before (but see failed). */
 static out_of_line ssize_t do_all(PyPoll *self, io *a) {
     a->fd = self->fd;
     size_t all = a->len;
@@ -254,10 +246,10 @@ static out_of_line ssize_t do_all(PyPoll *self, io *a) {
     ssize_t n;
     do {
         n = parking ? held_io(self, d, a) : thread_io(self, a);
-        if (n < 0 && a->mode == POLL_READ && a->len < all && keep_error(self)) n = 0;
         if (n < 0) break;
         a->buf = (char *)a->buf + n;
         a->len -= (size_t)n;
+        a->some = a->mode == POLL_READ;
     } while (a->len && (n || a->mode == POLL_WRITE));
     if (parking) netpoll_leave(d, a->mode);
     return n < 0 ? -1 : (ssize_t)(all - a->len);
