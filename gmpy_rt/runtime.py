@@ -391,10 +391,9 @@ class _Drain:
         self.hopeful = self.vain == 0 or (self.vain == 1 and not _foreign_threads())
         if not self.hopeful:
             return
-        error = _deadlock() if self.vain else None
+        error = _deadlock() if self.vain else Cancelled
         for g in _door.all_g():
-            if not g.done():
-                g.cancel() if error is None else g._interrupt(error)
+            g._interrupt(error)
             del g
 
 
@@ -531,20 +530,20 @@ class _Call:
         self._todo = [fn]
         self.done: Chan[tuple[Any, BaseException | None]] = Chan(1)
 
+    def _take(self) -> Callable[[], Any] | None:
+        try:
+            return self._todo.pop()
+        except IndexError:
+            return None
+
     def withdraw(self) -> bool:
         """Whether it wasn't called, and won't be."""
-        try:
-            self._todo.pop()
-            return True
-        except IndexError:
-            return False
+        return self._take() is not None
 
     def __call__(self) -> None:
-        fn = None
         outcome: tuple[Any, BaseException | None]
         try:
-            with contextlib.suppress(IndexError):
-                fn = self._todo.pop()
+            fn = self._take()
             if fn is None:
                 return  # withdrawn, or called already: what a handler raised came just after it
             outcome = fn(), None
