@@ -402,7 +402,7 @@ static void sleep_until_given(m *mp) {
             if (!given && !mp->no_fresh && mp->state == M_IDLE) midle_put(mp);
         }
         mutex_unlock(&S.lock);
-        check_standstill();
+        check_deadlock();
     }
 }
 

@@ -41,11 +41,11 @@ static inline uint64_t cur_id(m *mp) {
  * count_outside_end. */
 bool count_outside(void);
 void count_outside_end(void);
-void check_last(void);     /* tells a draining host when nothing lives any more */
-void check_deadlock(void); /* tells the host when every g waits and nothing can wake one */
-/* The same, for who has woken a g and holds no P: that g may have parked for good while its waker
- * still counted as one who could wake somebody, and its M looked in vain. */
-void check_standstill(void);
+void check_last(void); /* tells a draining host when nothing lives any more */
+/* Tells the host when every g waits and nothing can wake one. Not only M's that stop look: who has
+ * woken a g and holds no P does it too. That g may have parked for good while its waker still
+ * counted as one who could wake somebody, and its M looked in vain. */
+void check_deadlock(void);
 
 /* sched_stop waits until no visitor is left: for threads that make an M which it has to
  * join, and for plain threads that are still inside a wake-up when the g that they woke, its

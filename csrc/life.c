@@ -108,16 +108,12 @@ void sched_external(int32_t by) {
 /* The same holds for a g that a visitor made or woke. */
 void visit_end(void) {
     bool look = sched_look();
-    if (atomic_fetch_sub(&S.visitors, 1) == 1 && look) check_standstill();
+    if (atomic_fetch_sub(&S.visitors, 1) == 1 && look) check_deadlock();
     if (look) sched_look_end();
 }
 
-void check_standstill(void) {
-    if (sched_all_idle()) check_deadlock();
-}
-
 void check_deadlock(void) {
-    if (sched_deadlocked()) S.ops.idle();
+    if (sched_all_idle() && sched_deadlocked()) S.ops.idle();
 }
 
 bool sched_deadlocked(void) {
@@ -169,7 +165,7 @@ uint32_t sched_set_procs(uint32_t n) {
         wake_latency();
         sched_wakep();
     }
-    check_standstill(); /* whoever looked while an idle P was moved took it for a busy one */
+    check_deadlock(); /* whoever looked while an idle P was moved took it for a busy one */
     return old;
 }
 
@@ -191,8 +187,8 @@ uint32_t sched_set_reserve(uint32_t n) {
     sysmon_wake(); /* who holds a P that isn't for him any more */
     wake_latency();
     for (uint32_t i = n; i < old; i++) sched_wakep();
-    sched_wakep();      /* what it gave away */
-    check_standstill(); /* as above */
+    sched_wakep();    /* what it gave away */
+    check_deadlock(); /* as above */
     return old;
 }
 

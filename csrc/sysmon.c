@@ -118,7 +118,7 @@ static bool look(int64_t now, int64_t *until) {
         else if (load_relaxed(&S.nidlep)) /* the one that polled found work: another M should, before long */
             look_again_at(now + UNDECLARED_MIN / 4, until);
     }
-    if (woke) check_standstill();
+    if (woke) check_deadlock();
     for (uint32_t i = 0; i < S.maxp; i++) {
         p *pp = load_acquire(&S.allp[i]);
         m *mp = load_acquire(&pp->m);

@@ -683,12 +683,12 @@ static parker *wakes_nobody(timer *t) {
 }
 
 static enum step step_wait_beside_a_timer(task *t, m *mp) {
-    if (t->pc++) return STEP_END;
-    int64_t when = nanotime() + 20 * MILLISECOND;
-    CHECK(timers_add_fire(&load_relaxed(&mp->p)->timers, &in_vain, when, wakes_nobody));
-    sched_timer_added(when);
-    wait_begin(&t->gp->parker);
-    return STEP_PARK;
+    if (t->pc == 0) {
+        int64_t when = nanotime() + 20 * MILLISECOND;
+        CHECK(timers_add_fire(&load_relaxed(&mp->p)->timers, &in_vain, when, wakes_nobody));
+        sched_timer_added(when);
+    }
+    return step_wait_for_nothing(t, mp);
 }
 
 /* As the g parks, the timer might still wake one. It fires where no P is held, in the poller or in
